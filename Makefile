@@ -1,0 +1,46 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: help venv demo test test-slow test-gpu format lint types unit clean
+.DEFAULT_GOAL := help
+
+help: ## List the targets.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+venv: $(STAMP) ## Make the environment .venv from pyproject.toml and constraints.txt.
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(STAMP) ## Align the embedded model with embedded feedback and show what that achieved.
+	$(BIN)/python cli.py demo
+
+test: $(STAMP) lint types unit ## Format check, lint, types and the default tests.
+
+format: $(STAMP) ## Format the code and apply the safe lint fixes.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(STAMP) ## Check format and lint.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP) ## Check the types.
+	$(BIN)/mypy
+
+unit: $(STAMP) ## Run the default tests alone.
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP) ## Run the tests that take minutes.
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(STAMP) ## Run the tests that need a CUDA device.
+	$(BIN)/python -m pytest -m gpu
+
+clean: ## Remove the environment, caches and runs.
+	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
