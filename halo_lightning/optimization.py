@@ -1,0 +1,58 @@
+"""The learning-rate schedule that every method shares."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+class LinearWarmup(LambdaLR):
+    """Linear warm-up to the optimizer's learning rate, then constant or decaying to zero.
+
+    The number of steps is not known when a configuration is written: `HaloModule.configure_optimizers` tells it
+    (`total_steps`) when the Trainer knows.
+
+    Args:
+        optimizer: The optimizer.
+        warmup: Length of the warm-up: a fraction of all steps when below 1, else a number of steps.
+        then: What follows: `constant`, or a `linear` or `cosine` decay to zero at the last step.
+        total_steps: Number of optimizer steps of the whole run.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        warmup: float = 0.1,
+        then: Literal["constant", "linear", "cosine"] = "constant",
+        total_steps: int | None = None,
+    ) -> None:
+        if warmup < 0:
+            raise ValueError(f"warmup is a fraction of the steps or a number of steps, not {warmup}")
+        self.warmup, self.then, self.total_steps = warmup, then, total_steps
+        super().__init__(optimizer, self._factor)
+
+    def prepare(self, total_steps: int) -> None:
+        """Tells the schedule how many optimizer steps the run has, before its first step."""
+        self.total_steps = total_steps
+        for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = base * self._factor(0)
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+    @property
+    def warmup_steps(self) -> int:
+        """Number of steps of the warm-up."""
+        if self.warmup >= 1:
+            return int(self.warmup)
+        return math.ceil(self.warmup * (self.total_steps or 0))
+
+    def _factor(self, step: int) -> float:
+        # The first step already has a part of the rate: a step with rate 0 would be a wasted batch.
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.then == "constant" or not self.total_steps:
+            return 1.0
+        done = min(1.0, (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps))
+        return 1.0 - done if self.then == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))

@@ -1,0 +1,114 @@
+"""Models and tokenizers from Hugging Face folders, hub ids, or the package itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import nn
+
+from halo_lightning.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+EMBEDDED_BASE = "embedded:base"
+"""The name of the tiny base model that the package ships."""
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def resolve_path(path_or_id: str) -> str:
+    """The folder or hub id behind a name: `embedded:base` is the model that the package ships.
+
+    Raises:
+        ConfigError: The name looks like a local folder, and there is no model in it.
+    """
+    if path_or_id.startswith("embedded:"):
+        from halo_lightning.world import BASE_MODEL
+
+        if path_or_id != EMBEDDED_BASE:
+            raise ConfigError(f"there is no embedded model {path_or_id!r}; the one that exists is {EMBEDDED_BASE!r}")
+        return str(BASE_MODEL)
+    folder = Path(path_or_id).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"{path_or_id}: this folder holds no model (no config.json in it)")
+        return str(folder)
+    if path_or_id.startswith((".", "/", "~")) or path_or_id.count("/") > 1:
+        raise ConfigError(
+            f"{path_or_id}: no such folder. A policy is the folder of a Hugging Face model, a hub id"
+            f" (owner/name), or {EMBEDDED_BASE!r}"
+        )
+    return path_or_id
+
+
+Task = Literal["causal", "reward"]
+
+
+def model_class(task: Task) -> Any:
+    """The transformers class that loads a `causal` language model, or a `reward` model (one output a sequence)."""
+    import transformers
+
+    return {
+        "causal": transformers.AutoModelForCausalLM,
+        "reward": transformers.AutoModelForSequenceClassification,
+    }[task]
+
+
+def load_model(
+    path_or_id: str, task: Task = "causal", *, dtype: DType = "float32", attention: str | None = None
+) -> PreTrainedModel:
+    """Loads a model in training mode, with its dropout switched off.
+
+    Dropout would make the policy differ from its own reference at step 0, and the implicit reward a random number.
+
+    Args:
+        path_or_id: A folder, a hub id, or `embedded:base`.
+        task: What the model is to do.
+        dtype: Of the weights; `auto` is that of the stored file.
+        attention: The attention implementation (`sdpa`, `flash_attention_2`, …); None is the model's default.
+
+    Raises:
+        ConfigError: There is no model there, or it cannot be loaded.
+    """
+    path = resolve_path(path_or_id)
+    options = {"num_labels": 1} if task == "reward" else {}
+    try:
+        model = model_class(task).from_pretrained(
+            path,
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=False,
+            use_safetensors=True,
+            **options,
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the model {path_or_id!r} could not be loaded: {_first_line(error)}") from error
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    model.config.use_cache = False
+    return model.train()
+
+
+def load_tokenizer(path_or_id: str) -> Any:
+    """Loads a tokenizer, ready for rendering (see `halo_lightning.data.rendering.prepare_tokenizer`).
+
+    Raises:
+        ConfigError: There is no tokenizer there, or it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    from halo_lightning.data.rendering import prepare_tokenizer
+
+    path = resolve_path(path_or_id)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the tokenizer of {path_or_id!r} could not be loaded: {_first_line(error)}") from error
+    return prepare_tokenizer(tokenizer)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
