@@ -1,5 +1,6 @@
 """torchmetrics of alignment. Their states are sums and counts, so any number of processes gives the same value."""
 
+from halo_lightning.metrics.objective import RLHFObjective
 from halo_lightning.metrics.rewards import (
     ImplicitRewards,
     MeanKL,
@@ -15,5 +16,6 @@ __all__ = [
     "MeanLogps",
     "MeanLoss",
     "PairedRewardAccuracy",
+    "RLHFObjective",
     "UnaryRewardAccuracy",
 ]

@@ -1,0 +1,146 @@
+"""Offline, one-step PPO (section 3.3)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import MetricCollection
+
+from halo_lightning.data.batches import PairedBatch, Sequences, UnaryBatch
+from halo_lightning.logprobs import scatter_to_positions
+from halo_lightning.losses import discounted_returns, generalized_advantages, offline_ppo_loss, whiten
+from halo_lightning.metrics import ImplicitRewards, MeanKL, MeanLoss, UnaryRewardAccuracy
+from halo_lightning.modules.base import HaloModule, metric_collection
+from halo_lightning.policy import last_hidden_states, logps_from_hidden
+
+
+class OfflinePPO(HaloModule):
+    """PPO (offline, one-step): a clipped policy ratio times an advantage of ±1, with π_old = π_ref (section 3.3).
+
+    It takes pairs (+1 for the chosen completion, −1 for the rejected one) and unary feedback (+1 or −1 by the label).
+    The defaults are the text's ±1 for every token and the released code's probability ratio: no value head has to be
+    learnt before its advantages mean something, and the gradient at the start is the same for both ratios (there
+    r_θ has the gradient of log π_θ, and clipping to the default bounds takes nothing away; the report's literal
+    1 ± ε around a log ratio would take away all gradient of undesirable tokens, see `offline_ppo_loss`).
+
+    Args:
+        policy: The model to align: a Hugging Face folder, a hub id, or `embedded:base`.
+        ratio: What r_θ is: the `probability` ratio π_θ/π_ref (the released code) or its `log` (the report's text).
+            With the probability ratio a token that has become likelier weighs more in the gradient; with the log
+            ratio every token that is not clipped weighs the same.
+        clip: Lower and upper bound of r_θ; None is [0.5, 2.0], or the logarithms of these for `log`.
+        advantage: `constant`, ±1 for every token of the completion (the report's text), or `gae`: ±1 at the last
+            token, spread over the tokens by a value head and generalized advantage estimation, whitened over the
+            batch of the device (the released code).
+        kl_penalty: Weight of the mean over tokens of log(π_ref/π_θ) in the loss; the released code has 0.1.
+        gamma: γ of `gae`, the discount from token to token.
+        lam: λ of `gae`.
+        value_coefficient: Weight of the value head's squared error in the loss.
+        value_clip: Bound of the norm of the value head's gradient, apart from the policy's.
+        beta: β of the implicit rewards that are logged; the loss has none.
+        base: Arguments of `HaloModule`.
+    """
+
+    feedback = ("paired", "unary")
+    source = "section 3.3"
+
+    def __init__(
+        self,
+        policy: str,
+        *,
+        ratio: Literal["probability", "log"] = "probability",
+        clip: tuple[float, float] | None = None,
+        advantage: Literal["constant", "gae"] = "constant",
+        kl_penalty: float = 0.0,
+        gamma: float = 0.99,
+        lam: float = 0.95,
+        value_coefficient: float = 0.01,
+        value_clip: float = 0.1,
+        beta: float = 0.1,
+        **base: Any,
+    ) -> None:
+        super().__init__(policy, **base)
+        self.ratio, self.clip, self.advantage, self.kl_penalty = ratio, clip, advantage, kl_penalty
+        self.gamma, self.lam = gamma, lam
+        self.value_coefficient, self.value_clip = value_coefficient, value_clip
+        self.beta = beta
+        self.value_head: nn.Sequential | None = None
+
+    def configure_model(self) -> None:
+        """Loads the models, and makes the value head where one is needed: three layers, float32."""
+        super().configure_model()
+        if self.advantage == "gae" and self.value_head is None:
+            width = self.pair.policy.config.get_text_config().hidden_size
+            self.value_head = nn.Sequential(
+                nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)
+            )
+
+    def loss_and_metrics(self, batch: PairedBatch | UnaryBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """One loss per completion, and their mean."""
+        sequences, desirable = batch.sequences, batch.desirable
+        hidden = last_hidden_states(self.pair.policy, sequences)
+        policy_logps = logps_from_hidden(self.pair.policy, hidden, sequences)
+        reference_logps = self.pair.reference_token_logps(sequences)
+        mask = sequences.completion_mask
+        reward = torch.where(desirable, 1.0, -1.0).to(policy_logps)
+        value_losses = torch.zeros_like(reward)
+        if self.value_head is None:
+            advantage = reward
+        else:
+            advantage, value_losses = self.estimate_advantages(hidden, sequences, reward)
+        losses = offline_ppo_loss(policy_logps, reference_logps, mask, advantage, ratio=self.ratio, clip=self.clip)
+        log_ratios = policy_logps - reference_logps
+        tokens = mask.sum(-1).clamp(min=1)
+        losses = losses + self.value_coefficient * value_losses - self.kl_penalty * log_ratios.sum(-1) / tokens
+        # A pair has one weight for both of its completions.
+        weight = batch.weight if len(batch.weight) == len(desirable) else batch.weight.repeat(2)
+        losses = weight * losses
+        detached = log_ratios.detach().sum(-1)
+        return losses.mean(), {
+            "losses": losses,
+            "rewards": self.beta * detached,
+            "logps": policy_logps.detach().sum(-1),
+            "desirable": desirable,
+            "kl": detached.mean().clamp(min=0),
+        }
+
+    def estimate_advantages(self, hidden: Tensor, sequences: Sequences, reward: Tensor) -> tuple[Tensor, Tensor]:
+        """Advantages `[R, T]` by the value head, and its squared errors `[R]`.
+
+        The head sees hidden states without their gradient: learning values does not move the policy.
+        """
+        assert self.value_head is not None
+        mask = sequences.completion_mask
+        predicted = mask[:, 1:]
+        states = hidden.detach()[:, :-1][predicted].float()
+        values = nn.functional.pad(scatter_to_positions(self.value_head(states)[:, 0], predicted), (1, 0))
+        last = mask & (mask.flip(-1).cumsum(-1).flip(-1) == 1)
+        rewards = reward[:, None] * last
+        advantages = generalized_advantages(values, rewards, mask, gamma=self.gamma, lam=self.lam)
+        errors = (values - discounted_returns(rewards, mask, gamma=self.gamma)) ** 2 * mask
+        return whiten(advantages, mask), 0.5 * errors.sum(-1) / mask.sum(-1).clamp(min=1)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips the value head's gradient by a bound of its own, then that of the policy as the Trainer was told."""
+        if self.value_head is not None and self.value_clip:
+            nn.utils.clip_grad_norm_(self.value_head.parameters(), self.value_clip)
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def metrics(self) -> MetricCollection:
+        """Loss, implicit rewards, log-probabilities, reward accuracy and KL."""
+        return metric_collection(
+            {
+                "loss": MeanLoss(),
+                "rewards": ImplicitRewards(),
+                "rewards/accuracies": UnaryRewardAccuracy(),
+                "kl": MeanKL(),
+            }
+        )
