@@ -1,0 +1,102 @@
+"""An argument parser whose errors fit one screen."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser
+
+from halo_lightning.errors import ConfigError
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`, did you mean 'x'?` for the known name that is most like a mistyped one, or nothing."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f", did you mean {found[0]!r}?" if found else ""
+
+
+NOISE = re.compile(
+    r"\s*(Does not validate against any of|Subtypes:|Errors:|- Expected a <class 'NoneType'>|Given value)"
+)
+"""Lines of jsonargparse's messages that say nothing to who wrote the configuration."""
+
+
+class OneScreenErrors(ArgumentParser):
+    """Mixin: an error names the key, what was expected and the nearest known key, with no usage dump before it.
+
+    Options are not abbreviated: `--trainer.max_epoch` is a mistake and not `--trainer.max_epochs`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raises the error as one of the user's.
+
+        Raises:
+            ConfigError: Always, unless jsonargparse itself is trying alternatives.
+        """
+        if not self.exit_on_error:
+            super().error(message, ex)
+        raise ConfigError(self.explain(message)) from ex
+
+    def explain(self, message: str) -> str:
+        """The message without repetitions, with a suggestion for a mistyped key."""
+        lines = [line for line in message.splitlines() if line.strip() and not NOISE.match(line)]
+        text = "\n".join(lines[:12] + ["…"] * (len(lines) > 12))
+        if len(text) > 1500:
+            text = text[:1500] + " …"
+        mistyped = re.search(
+            r"(?:[Kk]ey|Option|option|argument) ['\"]?([\w.\-]+)['\"]? is not (?:accepted|expected)|"
+            r"does not accept option '([\w.\-]+)'|"
+            r"No action for key ['\"]([\w.\-]+)['\"]|"
+            r"[Uu]nrecognized arguments: (?:--)?([\w.\-]+)|"
+            r"[Uu]nrecognized.*?['\"]?--([\w.\-]+)",
+            message,
+        )
+        if mistyped:
+            key = next(group for group in mistyped.groups() if group)
+            text += nearest_key(key, self.known_keys())
+        program = self.prog.split(" [")[0]
+        if program.endswith("cli.py"):  # Lightning's parser of all training commands
+            program = f"python {program} fit"
+        return f"{text}\n({program} --help lists what is accepted)"
+
+    def known_keys(self) -> set[str]:
+        """Every key that the parser knows at its top level, and the arguments of this package's classes."""
+        keys = {action.dest for action in self._actions if action.dest}
+        for action in self._actions:
+            # The parsers of subcommands are the choices of an action of this one.
+            for parser in (action.choices if isinstance(action.choices, dict) else {}).values():
+                if isinstance(parser, OneScreenErrors):
+                    keys |= parser.known_keys()
+        return keys | class_arguments()
+
+
+def nearest_key(key: str, known: Iterable[str]) -> str:
+    """As `nearest`, comparing whole keys, and then their last parts."""
+    return nearest(key, known) or nearest(key.split(".")[-1], {name.split(".")[-1] for name in known})
+
+
+def class_arguments() -> set[str]:
+    """Names of the arguments of the modules and data modules that are loaded."""
+    import inspect
+    import sys
+
+    names: set[str] = set()
+    for home in ("halo_lightning.modules", "halo_lightning.data"):
+        module = sys.modules.get(home)
+        for name in getattr(module, "__all__", []):
+            value = getattr(module, name)
+            if isinstance(value, type):
+                for base in value.__mro__:
+                    if base.__module__.startswith("halo_lightning") and "__init__" in vars(base):
+                        names |= set(inspect.signature(vars(base)["__init__"]).parameters)
+    return names - {"self", "base", "kwargs"}
+
+
+class HaloArgumentParser(OneScreenErrors):
+    """The parser of the commands that are plain functions."""

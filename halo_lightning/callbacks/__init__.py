@@ -1,0 +1,7 @@
+"""Lightning callbacks: none of them is known to a module or to the Trainer's loop."""
+
+from halo_lightning.callbacks.export import HuggingFaceExport
+from halo_lightning.callbacks.report import RunReport
+from halo_lightning.callbacks.throughput import Throughput
+
+__all__ = ["HuggingFaceExport", "RunReport", "Throughput"]

@@ -1,0 +1,53 @@
+"""A Hugging Face folder at the end of training."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import lightning as L
+
+from halo_lightning.export import POLICY_PREFIX, write_export
+from halo_lightning.modules.base import HaloModule
+from halo_lightning.pretrained import load_tokenizer
+
+
+class HuggingFaceExport(L.Callback):
+    """Writes the policy as a Hugging Face folder when training has ended, and not when it was interrupted.
+
+    Args:
+        folder: Where to; an existing export there is replaced. None is `export` in the Trainer's root folder (the
+            folder of the run, from the command line).
+
+    Attributes:
+        origin: What else to note in the export's manifest, JSON values.
+    """
+
+    def __init__(self, folder: str | None = None) -> None:
+        self.folder = folder
+        self.origin: dict[str, Any] = {}
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Gathers the weights (every process takes part) and writes the folder (one process does)."""
+        if not isinstance(pl_module, HaloModule) or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        state = trainer.strategy.lightning_module_state_dict()
+        if trainer.is_global_zero:
+            tokenizer = getattr(getattr(trainer, "datamodule", None), "tokenizer", None)
+            write_export(
+                self.folder or os.path.join(trainer.default_root_dir, "export"),
+                pl_module.pair.policy,
+                pl_module.tokenizer_for_export(tokenizer or load_tokenizer(pl_module.policy_path)),
+                state_dict={
+                    name.removeprefix(POLICY_PREFIX): value
+                    for name, value in state.items()
+                    if name.startswith(POLICY_PREFIX)
+                },
+                origin={
+                    "module": type(pl_module).__name__,
+                    "policy": pl_module.policy_path,
+                    "global_step": trainer.global_step,
+                    **self.origin,
+                },
+            )
+        trainer.strategy.barrier("export")

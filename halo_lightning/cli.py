@@ -1,0 +1,118 @@
+"""The command line: Lightning's commands on configurations of this package, and commands of its own.
+
+`fit`, `validate`, `test` and `predict` are LightningCLI's (see `halo_lightning.training_cli`); the others are plain
+functions whose parameters become options. What a command needs is imported when that command runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from halo_lightning.errors import HaloError
+
+TRAINING = {
+    "fit": "train a policy as a configuration says, and export it",
+    "validate": "compute the metrics of a policy or a checkpoint on held-out feedback",
+    "test": "the same on the test split",
+}
+FUNCTIONS = {
+    "demo": ("halo_lightning.demo:demo", "align the embedded model and show what that achieved"),
+    "export": (
+        "halo_lightning.export:export_checkpoint",
+        "make a Hugging Face folder from a Lightning checkpoint",
+    ),
+    "init": (
+        "halo_lightning.initialize:initialize_model",
+        "make a small random model, and a tokenizer, for given data",
+    ),
+    "curves": ("halo_lightning.figures:draw_run", "draw the curves of runs as a picture"),
+}
+
+USAGE = """\
+usage: {program} COMMAND [options]
+
+{commands}
+
+{program} COMMAND --help    shows the options of a command
+{program} fit --config configs/tiny_sft_kto.yaml --print_config    shows all settings of a run
+--debug, with any command, shows the whole traceback of an error"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: The arguments; None takes those of the process.
+
+    Returns:
+        The exit status: 0 for success, 2 for an error in what the user gave, 1 for any other error.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    if debug:
+        arguments = [argument for argument in arguments if argument != "--debug"]
+        os.environ["JSONARGPARSE_DEBUG"] = "1"
+    try:
+        return run(arguments)
+    except HaloError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        print(_one_screen(error), file=sys.stderr)
+        return 1
+
+
+def run(arguments: list[str]) -> int:
+    """Finds the command and hands it its arguments."""
+    program = "halo" if os.path.basename(sys.argv[0]) == "halo" else "python cli.py"
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        descriptions = {**TRAINING, **{name: text for name, (_, text) in FUNCTIONS.items()}}
+        lines = [f"  {name:<10} {text}" for name, text in descriptions.items()]
+        print(USAGE.format(program=program, commands="\n".join(lines)))
+        return 0
+    command, *rest = arguments
+    if command in TRAINING:
+        from halo_lightning.training_cli import HaloCLI
+
+        HaloCLI(args=arguments)
+        return 0
+    if command in FUNCTIONS:
+        from halo_lightning.arguments import HaloArgumentParser
+        from halo_lightning.quiet import quieten
+
+        parser = HaloArgumentParser(prog=f"{program} {command}", description=FUNCTIONS[command][1])
+        function = _load(FUNCTIONS[command][0])
+        parser.add_function_arguments(function)
+        values = parser.instantiate_classes(parser.parse_args(rest))
+        quieten()
+        function(**values.as_dict())
+        return 0
+    from halo_lightning.arguments import nearest
+
+    known = [*TRAINING, *FUNCTIONS]
+    raise HaloError(f"unknown command {command!r}{nearest(command, known)} (commands: {', '.join(known)})")
+
+
+def _load(path: str) -> Callable[..., None]:
+    module, name = path.split(":")
+    function: Callable[..., None] = getattr(import_module(module), name)
+    return function
+
+
+def _one_screen(error: Exception) -> str:
+    where = "".join(traceback.format_tb(error.__traceback__)[-3:])
+    message = str(error)
+    if len(message) > 2000:
+        message = message[:2000] + " …"
+    return f"{where}error: {type(error).__name__}: {message}\n(--debug shows the whole traceback)"

@@ -1,0 +1,25 @@
+"""Silence about what libraries say at every start and nobody acts on."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+IGNORED = (
+    "does not have many workers",
+    "Checkpoint directory .* exists and is not empty",
+    "in eval mode at the start of training",  # that is the reference
+    "is smaller than the logging interval",
+    "treespec",
+)
+
+
+def quieten() -> None:
+    """Takes progress bars of loading and saving, tips, and warnings without consequence out of the output."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in IGNORED:
+        warnings.filterwarnings("ignore", message=f".*{message}.*")

@@ -1,0 +1,209 @@
+"""LightningCLI on this package's modules: `fit`, `validate`, `test`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from halo_lightning.arguments import OneScreenErrors
+from halo_lightning.callbacks import HuggingFaceExport, RunReport, Throughput
+from halo_lightning.data import FeedbackDataModule
+from halo_lightning.errors import ConfigError
+from halo_lightning.export import MANIFEST, read_manifest
+from halo_lightning.modules import HaloModule
+from halo_lightning.quiet import quieten
+
+
+@dataclass
+class SFTStage:
+    """A supervised finetuning that comes first, and whose export becomes policy and reference.
+
+    Args:
+        config: The configuration of the stage; a relative path is looked for beside the configuration that names it.
+        arguments: Further command-line arguments of the stage, such as `--trainer.max_epochs=2`.
+    """
+
+    config: str
+    arguments: list[str] = field(default_factory=list)
+
+
+class TrainingParser(OneScreenErrors, LightningArgumentParser):
+    """LightningCLI's parser with errors that fit one screen."""
+
+
+class HaloCLI(LightningCLI):
+    """LightningCLI with a folder per run, an SFT stage that runs first where one is asked for, and an export.
+
+    Args:
+        args: Command-line arguments.
+    """
+
+    def __init__(self, args: ArgsType = None) -> None:
+        quieten()
+        super().__init__(
+            model_class=HaloModule,
+            datamodule_class=FeedbackDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=1,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"callbacks": [Throughput(), RunReport()]},
+            auto_configure_optimizers=False,
+            parser_class=TrainingParser,
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's commands; `predict` has no meaning for feedback."""
+        commands = LightningCLI.subcommands()
+        return {name: commands[name] for name in ("fit", "validate", "test")}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the folder of the run, the SFT stage, and the callbacks that can be configured."""
+        parser.add_argument(
+            "--run_dir",
+            type=str,
+            default="runs/latest",
+            help="The folder of the run: everything it writes is in it.",
+        )
+        parser.add_argument(
+            "--sft_stage",
+            type=SFTStage | None,
+            default=None,
+            help="A supervised finetuning to run first, if its finished export is not there.",
+        )
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults({"checkpoint.save_last": "link", "checkpoint.filename": "{epoch}-{step}"})
+        parser.add_lightning_class_args(HuggingFaceExport, "export")
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parses, without the warning about arguments that come from Python."""
+        self.arguments = list(args) if isinstance(args, list) else sys.argv[1:]
+        self.config = parser.parse_args(self.arguments)
+
+    @property
+    def settings(self) -> Namespace:
+        """The parsed settings of the command."""
+        return self.config[self.config.subcommand]
+
+    def before_instantiate_classes(self) -> None:
+        """Puts everything that the run writes into its folder, and runs the SFT stage first where one is due."""
+        settings, run_dir = self.settings, Path(self.settings.run_dir)
+        settings.trainer.default_root_dir = settings.trainer.default_root_dir or str(run_dir)
+        settings.checkpoint.dirpath = settings.checkpoint.dirpath or str(run_dir / "checkpoints")
+        settings.export.folder = settings.export.folder or str(run_dir / "export")
+        if settings.sft_stage is not None and self.config.subcommand == "fit":
+            settings.model.init_args.policy = self.finished_stage(settings.sft_stage)
+            seed_everything(settings.seed_everything, workers=True, verbose=False)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Builds the Trainer: TensorBoard in the run's folder, a progress bar only where somebody can see it."""
+        trainer = self.settings.trainer
+        if trainer.logger in (None, True):
+            kwargs["logger"] = TensorBoardLogger(self.settings.run_dir, name="tensorboard", default_hp_metric=False)
+        if trainer.enable_progress_bar is None:
+            kwargs["enable_progress_bar"] = sys.stderr.isatty()
+        if trainer.enable_model_summary is None:
+            kwargs["enable_model_summary"] = False
+        return super().instantiate_trainer(**kwargs)
+
+    def after_instantiate_classes(self) -> None:
+        """Lets the export remember the settings that it was made with."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, HuggingFaceExport):
+                callback.origin = {"settings": comparable(self.as_plain_data(self.settings))}
+
+    def as_plain_data(self, settings: Namespace) -> dict[str, Any]:
+        """Settings as they would be written to YAML."""
+        dumped: dict[str, Any] = yaml.safe_load(
+            self._parser(self.config.subcommand).dump(settings, skip_none=True, skip_validation=True)
+        )
+        return dumped
+
+    def finished_stage(self, stage: SFTStage) -> str:
+        """The export of an SFT stage, which is run first if no finished export of it is there.
+
+        Args:
+            stage: The configuration of the stage and its further arguments.
+
+        Returns:
+            The folder of the export.
+        """
+        config = self.find_config(stage.config)
+        arguments = ["--config", str(config), *stage.arguments]
+        settings = self._parser("fit").parse_args(arguments)
+        export = Path(settings.export.folder or Path(settings.run_dir) / "export")
+        manifest = read_manifest(export)
+        if manifest is None:
+            announce(f"SFT stage: no finished export in {export}, so {config} runs first")
+            HaloCLI(args=["fit", *arguments])
+            if read_manifest(export) is None:
+                raise ConfigError(f"{config}: this SFT stage ended without an export (no {export / MANIFEST})")
+        else:
+            changed = differences(manifest.get("settings", {}), comparable(self.as_plain_data(settings)))
+            note = f", which was made with other settings ({'; '.join(changed)}): delete it to train it again"
+            announce(f"SFT stage: the finished export in {export} is reused{note if changed else ''}")
+        return str(export)
+
+    def find_config(self, name: str) -> Path:
+        """The configuration file of a stage: as named, or beside a configuration that this run was given."""
+        given = [Path(str(path)).parent for path in self.settings.get("config") or []]
+        for candidate in [folder / name for folder in given] + [Path(name)]:
+            if candidate.is_file():
+                return candidate
+        raise ConfigError(
+            f"sft_stage.config: there is no file {name!r} (looked beside {[str(path) for path in given]})"
+        )
+
+
+def comparable(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that an export depends on, by dotted key: not where things are written, or how they are shown."""
+    flat: dict[str, Any] = {}
+
+    def visit(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                visit(f"{prefix}.{name}" if prefix else name, inner)
+        else:
+            flat[prefix] = value
+
+    visit("", settings)
+    elsewhere = (
+        "config",
+        "run_dir",
+        "export",
+        "checkpoint",
+        "ckpt_path",
+        "trainer.default_root_dir",
+        "trainer.logger",
+        "trainer.callbacks",
+        "trainer.enable",
+        "trainer.log_every",
+    )
+    return json.loads(json.dumps({key: value for key, value in flat.items() if not key.startswith(elsewhere)}))
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What differs between two settings, at most five of them, as `key: old → new`."""
+    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    listed = [f"{key}: {old.get(key)} → {new.get(key)}" for key in keys[:5]]
+    return listed + [f"and {len(keys) - 5} more"] * (len(keys) > 5)
+
+
+@rank_zero_only
+def announce(line: str) -> None:
+    """Prints a line, once however many processes run."""
+    print(line, flush=True)
