@@ -1,0 +1,234 @@
+"""What every data module shares: reading, tokenising, holding out, and handing out batches."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any, ClassVar
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch.utils.data import DataLoader
+
+from halo_lightning.data.batching import TokenizedDataset
+from halo_lightning.data.feedback import Feedback
+from halo_lightning.data.loading import ResumableDataLoader
+from halo_lightning.data.preparation import Prepared, held_out_by_prompt, prepare
+from halo_lightning.data.rendering import prepare_tokenizer
+from halo_lightning.data.sampling import (
+    BatchSampler,
+    EpochBatchSampler,
+    FixedEpochSampler,
+    interleaved,
+)
+from halo_lightning.data.summary import DataSummary
+from halo_lightning.data.truncation import Limits, TooLong
+from halo_lightning.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+
+class FeedbackDataModule(L.LightningDataModule):
+    """Reads feedback, tokenises it once, and hands out batches of it.
+
+    Args:
+        train: One or several sources to train on: JSON Lines files, plain or gzipped, or
+            `embedded:NAME?examples=2000&seed=1`.
+        validation: One or several sources to validate on; None holds out a part of `train`.
+        validation_fraction: How large a part of the prompts of `train` is held out if `validation` is None. Which
+            ones is decided by a hash of the prompt and the seed, so no prompt is on both sides. 0 holds out nothing.
+        tokenizer: The folder or hub id of a tokenizer, or `embedded:base`; None takes that of the policy. In Python
+            it may be a tokenizer object.
+        batch_size: Examples (pairs, for paired feedback) in the micro-batch of one process. An optimizer step is on
+            batch_size × devices × accumulate_grad_batches examples.
+        max_length: Most tokens of prompt and completion together, the end-of-sequence token included.
+        max_prompt_length: Where the whole is too long, the prompt is cut from its start, to no fewer tokens than
+            this; then the completion is cut at its end.
+        too_long: What happens to a longer example: `truncate` cuts and counts it, `error` stops.
+        num_workers: Processes that make batches in advance. Batches are cut from arrays in memory, so 0 is mostly
+            best.
+        seed: Of the order of the examples, and of what is held out.
+
+    Raises:
+        ConfigError: A setting cannot work.
+    """
+
+    feedback: ClassVar[Feedback]
+    """The kind of feedback that the batches are of: `sft`, `paired` or `unary`."""
+
+    def __init__(
+        self,
+        train: str | list[str],
+        *,
+        validation: str | list[str] | None = None,
+        validation_fraction: float = 0.1,
+        tokenizer: str | None = None,
+        batch_size: int = 32,
+        max_length: int = 1024,
+        max_prompt_length: int = 512,
+        too_long: TooLong = "truncate",
+        num_workers: int = 0,
+        seed: int = 1,
+    ) -> None:
+        super().__init__()
+        self.train_sources = _sources("train", train)
+        self.validation_sources = [] if validation is None else _sources("validation", validation)
+        for name, value, low in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("seed", seed, 0)):
+            if value < low:
+                raise ConfigError(f"{name} is {value}: expected {low} or more")
+        if not 0 <= validation_fraction < 1:
+            raise ConfigError(f"validation_fraction is {validation_fraction}: expected a number from 0 up to below 1")
+        self.limits = Limits(max_length, max_prompt_length, too_long)
+        self.validation_fraction = validation_fraction
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.tokenizer_path: str | None = None
+        """Where the tokenizer comes from; None where it is an object, or not known before `setup`."""
+        self.tokenizer: Any = None
+        """The tokenizer; None where it is still to be loaded by `setup`."""
+        if tokenizer is None or isinstance(tokenizer, (str, os.PathLike)):
+            self.tokenizer_path = None if tokenizer is None else os.fspath(tokenizer)
+        else:
+            self.tokenizer = prepare_tokenizer(tokenizer)
+        # Checkpoints are read without pickle, so hyper-parameters have to be primitives.
+        self.save_hyperparameters(ignore=["train", "validation", "tokenizer"])
+        self.save_hyperparameters(
+            {
+                "train": self.train_sources,
+                "validation": self.validation_sources or None,
+                "tokenizer": self.tokenizer_path,
+            }
+        )
+        self._train: TokenizedDataset | None = None
+        self._validation: TokenizedDataset | None = None
+        self._summary: DataSummary | None = None
+
+    # --- preparing -------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads and tokenises everything, the first time that it is called."""
+        if self._summary is not None:
+            return
+        tokenizer = self._load_tokenizer()
+        held_out = None
+        if not self.validation_sources and self.validation_fraction > 0:
+            held_out = held_out_by_prompt(self.validation_fraction, self.seed)
+        train, validation, prepared = prepare(self.train_sources, self.feedback, tokenizer, self.limits, held_out)
+        self._check_not_empty("training", train, validation, prepared)
+        reports = [prepared]
+        if self.validation_sources:
+            validation, nothing, prepared = prepare(self.validation_sources, self.feedback, tokenizer, self.limits)
+            self._check_not_empty("validation", validation, nothing, prepared)
+            reports.append(prepared)
+        summary = DataSummary.of(train, validation, reports)
+        for note in summary.notes:
+            _warn(note)
+        if held_out is not None and not len(validation):
+            _warn(
+                f"no example is held out for validation: validation_fraction={self.validation_fraction} of few prompts"
+                " happened to be none. Raise it, or name a validation file"
+            )
+        self._train, self._validation, self._summary = train, validation, summary
+
+    def _load_tokenizer(self) -> Any:
+        if self.tokenizer is None:
+            if self.tokenizer_path is None:
+                module = None if self.trainer is None else self.trainer.lightning_module
+                self.tokenizer_path = getattr(module, "policy_path", None)
+            if self.tokenizer_path is None:
+                raise ConfigError(
+                    f"{type(self).__name__} has no tokenizer: give it one (a folder, a hub id, or a tokenizer object),"
+                    " or let a Trainer run it with a module that has a policy"
+                )
+            from halo_lightning.pretrained import load_tokenizer
+
+            self.tokenizer = load_tokenizer(self.tokenizer_path)
+        return self.tokenizer
+
+    def _check_not_empty(
+        self, name: str, used: TokenizedDataset, held_out: TokenizedDataset, prepared: Prepared
+    ) -> None:
+        if len(used):
+            return
+        reasons = [f"{source}: {left_out}" for source, left_out in prepared.left_out.items() if len(left_out)]
+        if len(held_out):
+            reasons.append(f"validation_fraction={self.validation_fraction} held out all {len(held_out)} examples")
+        raise DataError(
+            f"there is no example for {name}: {'; '.join(reasons)}", file=", ".join(prepared.left_out) or None
+        )
+
+    def _prepared(self) -> tuple[TokenizedDataset, TokenizedDataset, DataSummary]:
+        if self._train is None or self._validation is None or self._summary is None:
+            raise ConfigError(f"{type(self).__name__} is not set up: call setup() first, or let a Trainer do it")
+        return self._train, self._validation, self._summary
+
+    @property
+    def summary(self) -> DataSummary:
+        """Counts of examples, of tokens, and of what was left out and cut."""
+        return self._prepared()[2]
+
+    @property
+    def train_dataset(self) -> TokenizedDataset:
+        """The examples to train on."""
+        return self._prepared()[0]
+
+    @property
+    def validation_dataset(self) -> TokenizedDataset:
+        """The examples to validate on."""
+        return self._prepared()[1]
+
+    # --- handing out -----------------------------------------------------------------------------------------------
+
+    def train_sampler(self, dataset: TokenizedDataset) -> BatchSampler:
+        """Which examples make up which batch in training."""
+        return EpochBatchSampler(len(dataset), self.batch_size, seed=self.seed)
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches to train on, in the order of (seed, epoch); resumable in the middle of an epoch."""
+        dataset = self.train_dataset
+        sampler = self.train_sampler(dataset)
+        if self.trainer is not None and getattr(self.trainer, "overfit_batches", False):
+            return DataLoader(dataset, sampler=FixedEpochSampler(sampler), **self._loader_options())
+        return ResumableDataLoader(dataset, sampler=sampler, **self._loader_options())
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Batches to validate on, each example once, always in the same order; an empty list if there are none."""
+        dataset = self.validation_dataset
+        if not len(dataset):
+            return []
+        order = np.arange(len(dataset)) if dataset.desirable is None else interleaved(dataset.desirable)
+        sampler = FixedEpochSampler(EpochBatchSampler(len(dataset), self.batch_size, order=order))
+        return DataLoader(dataset, sampler=sampler, **self._loader_options())
+
+    def test_dataloader(self) -> DataLoader | list[DataLoader]:
+        """The same as `val_dataloader`."""
+        return self.val_dataloader()
+
+    def _loader_options(self) -> dict[str, Any]:
+        return {
+            "batch_size": None,
+            "collate_fn": _as_it_is,
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+        }
+
+
+def _sources(name: str, value: Any) -> list[str]:
+    sources = [os.fspath(value)] if isinstance(value, (str, os.PathLike)) else [os.fspath(source) for source in value]
+    if not all(sources) or not sources:
+        raise ConfigError(f"{name} is {value!r}: expected the path of a file, or a list of paths")
+    return sources
+
+
+def _as_it_is(batch: Any) -> Any:
+    """The data set makes whole batches already."""
+    return batch
+
+
+@rank_zero_only
+def _warn(message: str) -> None:
+    logger.warning(message)

@@ -1,0 +1,84 @@
+"""The LightningDataModules: feedback from files to batches, for one kind of loss each."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from halo_lightning.data.base import FeedbackDataModule as FeedbackDataModule
+from halo_lightning.data.batching import TokenizedDataset
+from halo_lightning.data.sampling import Balance, BalancedBatchSampler, BatchSampler, check_even
+from halo_lightning.data.truncation import TooLong
+from halo_lightning.errors import ConfigError
+
+
+class SFTDataModule(FeedbackDataModule):
+    """Demonstrations for `SFT`: rows with `prompt` and `completion`, or `messages`.
+
+    Reads preference pairs as well (the chosen completions), and unary feedback (the desirable ones).
+    """
+
+    feedback = "sft"
+
+
+class PairedDataModule(FeedbackDataModule):
+    """Preference pairs for `DPO` and its like: rows with `prompt`, `chosen` and `rejected`.
+
+    Reads conversations without `prompt` as well, and Anthropic's HH files as published.
+    """
+
+    feedback = "paired"
+
+
+class UnaryDataModule(FeedbackDataModule):
+    """Unary feedback for `KTO`: rows with `prompt`, `completion` and `label` (true: desirable).
+
+    Reads preference pairs as well: the chosen completion is desirable, the rejected one undesirable.
+
+    Args:
+        balance: Every batch has as many desirable as undesirable examples. `oversample` repeats the smaller class
+            until every example of the larger one was seen, `undersample` ends the epoch with the smaller class (the
+            next epoch takes others of the larger one), `none` takes the examples as they come, unbalanced.
+        options: Those of `FeedbackDataModule`.
+    """
+
+    feedback = "unary"
+
+    def __init__(
+        self,
+        train: str | list[str],
+        *,
+        validation: str | list[str] | None = None,
+        validation_fraction: float = 0.1,
+        tokenizer: str | None = None,
+        batch_size: int = 32,
+        max_length: int = 1024,
+        max_prompt_length: int = 512,
+        too_long: TooLong = "truncate",
+        num_workers: int = 0,
+        seed: int = 1,
+        balance: Balance = "oversample",
+    ) -> None:
+        super().__init__(
+            train,
+            validation=validation,
+            validation_fraction=validation_fraction,
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            max_length=max_length,
+            max_prompt_length=max_prompt_length,
+            too_long=too_long,
+            num_workers=num_workers,
+            seed=seed,
+        )
+        if balance not in get_args(Balance):
+            raise ConfigError(f"balance is {balance!r}: expected 'oversample', 'undersample' or 'none'")
+        if balance != "none":
+            check_even(batch_size)
+        self.balance = balance
+
+    def train_sampler(self, dataset: TokenizedDataset) -> BatchSampler:
+        """Which examples make up which batch in training: as many desirable as undesirable ones in each."""
+        if self.balance == "none":
+            return super().train_sampler(dataset)
+        assert dataset.desirable is not None
+        return BalancedBatchSampler(dataset.desirable, self.batch_size, balance=self.balance, seed=self.seed)

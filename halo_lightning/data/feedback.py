@@ -1,0 +1,180 @@
+r"""Feedback: rows parsed into examples, converted where that is possible, and counted where they cannot be used.
+
+| feedback | keys of a row |
+|---|---|
+| unary | `prompt`, `completion`, `label` (true: desirable); optional `weight` |
+| paired | `prompt`, `chosen`, `rejected`; optional `weight` |
+| sft | `prompt`, `completion`, or `messages`; optional `weight` |
+
+`prompt`, and what is said in reply, is a string or a list of `{"role", "content"}` messages. Two forms of pairs have
+no `prompt`: TRL's (`chosen` and `rejected` are whole conversations as lists of messages), and Anthropic's HH files as
+published (both are whole dialogues as strings that start with `\n\nHuman:`). The prompt is then everything up to the
+last turn of the assistant. Other keys are ignored.
+
+A `label` is a JSON boolean. 0 and 1 are refused on purpose: a rating from 0 to 5 or a class number would pass for
+thumbs as long as it happens to be 0 or 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from halo_lightning.data.conversations import (
+    HUMAN,
+    Conversation,
+    check_prompt,
+    parse_completion,
+    parse_dialogue,
+    parse_messages,
+    parse_prompt,
+    problem,
+    require,
+)
+from halo_lightning.data.sources import Row, describe
+from halo_lightning.errors import DataError
+
+Feedback = Literal["sft", "paired", "unary"]
+
+
+@dataclass(frozen=True)
+class Unary:
+    """A completion that is known to be desirable or undesirable."""
+
+    prompt: Conversation
+    completion: str
+    desirable: bool
+    weight: float
+    file: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two completions of a prompt, the first preferred to the second."""
+
+    prompt: Conversation
+    chosen: str
+    rejected: str
+    weight: float
+    file: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A completion to imitate."""
+
+    prompt: Conversation
+    completion: str
+    weight: float
+    file: str
+    line: int
+
+
+Example = Unary | Paired | Demonstration
+
+
+class UnusableRowError(DataError):
+    """A row of a published data set that is known to be so, and that everybody leaves out."""
+
+    def __init__(self, reason: str, row: Row) -> None:
+        super().__init__(reason, file=row.file, line=row.line)
+        self.reason = reason
+
+
+def parse_unary(row: Row) -> Unary:
+    """Unary feedback from a row with `prompt`, `completion` and `label`."""
+    prompt = parse_prompt(row)
+    completion = parse_completion(row, "completion", prompt)
+    label = require(row, "label", "true or false")
+    if not isinstance(label, bool):
+        raise problem(row, "label", f"found {describe(label)}, expected true (desirable) or false (undesirable)")
+    return Unary(prompt, completion, label, _weight(row), row.file, row.line)
+
+
+def parse_paired(row: Row) -> Paired:
+    """A pair from a row with `chosen`, `rejected` and, unless both are whole dialogues, `prompt`."""
+    if "prompt" in row.values:
+        prompt = parse_prompt(row)
+        chosen, rejected = (parse_completion(row, key, prompt) for key in ("chosen", "rejected"))
+    else:
+        sides = [require(row, key, "a string or a list of messages") for key in ("chosen", "rejected")]
+        if all(isinstance(side, str) and side.startswith(HUMAN) for side in sides):
+            prompt, chosen, rejected = _dialogues(row)
+        elif all(isinstance(side, list) for side in sides):
+            prompt, chosen, rejected = _implicit_prompt(row)
+        else:
+            raise problem(
+                row,
+                "prompt",
+                "this key is missing, expected a string or a list of messages (it may be absent only where chosen and"
+                " rejected are both whole conversations: lists of messages, or texts that start with"
+                f" {HUMAN!r})",
+            )
+    return Paired(prompt, chosen, rejected, _weight(row), row.file, row.line)
+
+
+def parse_demonstration(row: Row) -> Demonstration:
+    """A demonstration from a row with `prompt` and `completion`, or with `messages`."""
+    if "messages" in row.values:
+        prompt, completion = _split(row, "messages", parse_messages(row, "messages", row.values["messages"]))
+        if not completion.strip():
+            raise problem(row, "messages", "found an empty last message, expected text to imitate")
+    else:
+        prompt = parse_prompt(row)
+        completion = parse_completion(row, "completion", prompt)
+    return Demonstration(prompt, completion, _weight(row), row.file, row.line)
+
+
+def _dialogues(row: Row) -> tuple[Conversation, str, str]:
+    """Anthropic's HH as published: some of its rows are known to be unusable, and are counted, not refused."""
+    prompt, chosen = _split(row, "chosen", parse_dialogue(row.values["chosen"]))
+    other, rejected = _split(row, "rejected", parse_dialogue(row.values["rejected"]))
+    if prompt != other:
+        raise UnusableRowError("whose two dialogues have different prompts", row)
+    if not (chosen.strip() and rejected.strip()):
+        raise UnusableRowError("with an empty completion", row)
+    return prompt, chosen, rejected
+
+
+def _implicit_prompt(row: Row) -> tuple[Conversation, str, str]:
+    sides = [parse_messages(row, key, row.values[key]) for key in ("chosen", "rejected")]
+    (prompt, chosen), (other, rejected) = (
+        _split(row, key, side) for key, side in zip(("chosen", "rejected"), sides, strict=True)
+    )
+    if prompt != other:
+        same = next((i for i, (a, b) in enumerate(zip(prompt, other)) if a != b), min(len(prompt), len(other)))  # noqa: B905
+        raise problem(
+            row,
+            "rejected",
+            "the two conversations have different prompts: everything before the last message has to be the same in"
+            f" chosen and rejected, and message {same + 1} differs",
+        )
+    for key, completion in (("chosen", chosen), ("rejected", rejected)):
+        if not completion.strip():
+            raise problem(row, key, "found an empty last message, expected text")
+    return prompt, chosen, rejected
+
+
+def _split(row: Row, key: str, messages: Conversation) -> tuple[Conversation, str]:
+    """Prompt and completion of a whole conversation, whose last turn has to be the assistant's."""
+    if messages[-1]["role"] != "assistant":
+        raise problem(
+            row,
+            key,
+            f"found a last turn of the {messages[-1]['role']}, expected the conversation to end with one of the"
+            " assistant",
+        )
+    if len(messages) < 2:
+        raise problem(row, key, "found nothing before the last turn of the assistant, expected a prompt")
+    return check_prompt(row, key, messages[:-1]), messages[-1]["content"]
+
+
+def _weight(row: Row) -> float:
+    value = row.values.get("weight", 1.0)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1e-30 <= value <= 1e30:
+        raise problem(
+            row, "weight", f"found {describe(value)}, expected a number above 0 (1e-30 to 1e30), or no such key"
+        )
+    return float(value)

@@ -1,0 +1,236 @@
+r"""Rendering: conversations to the tokens of prompt and completion, by the tokenizer's chat template.
+
+A tokenizer without a chat template gets `DEFAULT_CHAT_TEMPLATE`, the report's form: turns as `\n\nHuman: …` and
+`\n\nAssistant: …` (after the text of the system, if any), the completion after `\n\nAssistant:`. So there is one path
+for training, and whoever loads the exported tokenizer renders exactly as it was trained.
+
+What the template makes of the whole conversation is tokenised as one text. Its completion is what follows the
+rendering of the prompt alone with the generation prompt (`add_generation_prompt=True`). The end-of-sequence token is
+the last token of the completion: the one that the template wrote (white space after it is dropped), or one that is
+added where the template wrote none. No other special token is added: a beginning-of-sequence token is the template's
+business.
+
+Where a token straddles the boundary between prompt and completion, it belongs to the completion: nothing that the
+loss should be on is lost, and the tokens are still those of the whole text. Only if there would be no prompt left
+does that token go to the prompt, since nothing could predict it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+from halo_lightning.data.conversations import Conversation, Message
+from halo_lightning.errors import ConfigError, DataError
+
+DEFAULT_CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'system' -%}{{- message['content'] -}}"
+    "{%- elif message['role'] == 'user' -%}{{- '\\n\\nHuman: ' + message['content'] -}}"
+    "{%- elif message['role'] == 'assistant' -%}{{- '\\n\\nAssistant: ' + message['content'] -}}"
+    "{%- else -%}{{- raise_exception('the roles are system, user and assistant, not ' + message['role']) -}}"
+    "{%- endif -%}"
+    "{%- if loop.last and message['role'] == 'assistant' and not add_generation_prompt -%}"
+    "{{- eos_token -}}"
+    "{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '\\n\\nAssistant:' -}}{%- endif -%}"
+)
+r"""The report's form, as a Jinja template.
+
+A conversation renders to `\n\nHuman: Hi\n\nAssistant: Hello</s>`, its prompt alone to `\n\nHuman: Hi\n\nAssistant:`.
+"""
+
+BOS_PREFIX = "{{- bos_token -}}"
+"""Stands in front of the default template for a tokenizer that begins its texts with a special token."""
+
+
+class Encoded(NamedTuple):
+    """Tokens of a prompt and of its completion, the end-of-sequence token included."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+
+
+class RenderingError(DataError):
+    """The chat template cannot render a conversation.
+
+    Attributes:
+        position: Which one of those that were given, counted from 0.
+    """
+
+    def __init__(self, message: str, position: int) -> None:
+        super().__init__(message)
+        self.message, self.position = message, position
+
+
+def prepare_tokenizer(tokenizer: Any) -> Any:
+    """Gives a tokenizer what training and generation need of it, and returns it.
+
+    A chat template, where it has none: `DEFAULT_CHAT_TEMPLATE`, which starts with the beginning-of-sequence token if
+    the tokenizer itself begins its texts with it. A padding token, where it has none: the end-of-sequence token.
+
+    Raises:
+        ConfigError: The tokenizer has no end-of-sequence token, so a completion could not be taught to end.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(
+            f"the tokenizer {_name(tokenizer)} has no end-of-sequence token: a model would never learn to stop."
+            ' Set one of its tokens, for example tokenizer.eos_token = "</s>", and save it'
+        )
+    if not tokenizer.chat_template:
+        bos = tokenizer.bos_token_id
+        adds_bos = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+        tokenizer.chat_template = (BOS_PREFIX if adds_bos else "") + DEFAULT_CHAT_TEMPLATE
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def encode(tokenizer: Any, prompt: Conversation, completion: str) -> Encoded:
+    """The tokens of one prompt and one completion; see `encode_batch`."""
+    return encode_batch(tokenizer, [prompt], [completion])[0]
+
+
+def encode_batch(tokenizer: Any, prompts: Sequence[Conversation], completions: Sequence[str]) -> list[Encoded]:
+    """The tokens of prompts and completions, one for one.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer that went through `prepare_tokenizer`.
+        prompts: What the completions answer. Consecutive equal ones are rendered once.
+        completions: One for each prompt.
+
+    Raises:
+        RenderingError: The chat template refuses a conversation, or leaves its completion out.
+    """
+    texts, boundaries = [], []
+    last_prompt, last_text = None, ""
+    for position, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        if prompt is not last_prompt:
+            last_prompt, last_text = prompt, _render(tokenizer, prompt, position, generation=True)
+        whole = _render(tokenizer, (*prompt, Message(role="assistant", content=completion)), position)
+        text, boundary = _find_boundary(last_text, whole, completion, tokenizer.eos_token, position)
+        texts.append(text)
+        boundaries.append(boundary)
+    split = _split_fast if tokenizer.is_fast else _split_slow
+    return [
+        _finish(ids, where, tokenizer.eos_token_id)
+        for ids, where in split(tokenizer, texts, boundaries)
+    ]  # fmt: skip
+
+
+def _render(tokenizer: Any, messages: Conversation, position: int, *, generation: bool = False) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation)
+    except (TemplateError, TypeError, ValueError, KeyError) as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise RenderingError(
+            f"the chat template of {_name(tokenizer)} cannot render the roles {roles}: {error}", position
+        ) from error
+
+
+def _find_boundary(prompt: str, whole: str, completion: str, eos: str, position: int) -> tuple[str, int]:
+    """The text to tokenise, and the character at which its completion starts."""
+    content = completion.strip()
+    boundary = len(prompt)
+    if not whole.startswith(prompt):
+        # The template writes something after the prompt that it does not write in a finished conversation: for
+        # example DeepSeek-R1's generation prompt opens a <think> section. They have the part before it in common.
+        boundary = min(_common(prompt, whole), max(whole.rfind(content), 0))
+    if boundary == 0 or not _contains(whole[boundary:], content):
+        raise RenderingError(
+            "the chat template leaves out the completion, or changes its text, so it cannot be learnt from",
+            position,
+        )
+    stripped = whole.rstrip()  # white space after the end-of-sequence token would come after the end
+    return (stripped if stripped.endswith(eos) else whole), boundary
+
+
+def _common(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """How many elements two sequences have in common at their start."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _contains(text: str, content: str) -> bool:
+    """Whether a text has the content in it, except for differences in white space."""
+    return content in text or "".join(content.split()) in "".join(text.split())
+
+
+def _finish(ids: list[int], boundary: int, eos: int) -> Encoded:
+    """One end-of-sequence token at the end, at least one token in the prompt."""
+    while len(ids) > 1 and ids[-1] == ids[-2] == eos:
+        ids.pop()
+    if ids[-1] != eos:
+        ids.append(eos)
+    boundary = min(max(boundary, 1), len(ids) - 1)
+    return Encoded(ids[:boundary], ids[boundary:])
+
+
+def _split_fast(tokenizer: Any, texts: list[str], boundaries: list[int]) -> list[tuple[list[int], int]]:
+    """Tokens, and the number of those that are the prompt's, from the characters that each token stands for."""
+    encodings = tokenizer(
+        texts,
+        add_special_tokens=False,
+        padding=False,
+        truncation=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    ).encodings
+    return [
+        (encoding.ids, _first_completion_token(tokenizer, encoding, text, boundary))
+        for encoding, text, boundary in zip(encodings, texts, boundaries, strict=True)
+    ]
+
+
+def _first_completion_token(tokenizer: Any, encoding: Any, text: str, boundary: int) -> int:
+    """The first token that stands for a character at or after the boundary.
+
+    Byte-level tokenizers leave spaces at the rims of a token out of its offsets. So the token that is found by its
+    offsets may begin with spaces before its first character, and the one before it may end with spaces after its
+    last: whose they are, the tokens themselves say.
+    """
+    first, character = None, boundary
+    while first is None and character < len(text):
+        first = encoding.char_to_token(character)
+        character += 1
+    if first is None:
+        return len(encoding)
+    while first > 0 and encoding.token_to_chars(first - 1)[1] > boundary:
+        first -= 1
+    gap = encoding.token_to_chars(first)[0] - boundary
+    if gap > 0 and first > 0:
+        leading = _spaces(tokenizer, encoding.ids[first])[0]
+        trailing = _spaces(tokenizer, encoding.ids[first - 1])[1]
+        if leading < gap and trailing:
+            return first - 1
+    return first
+
+
+def _spaces(tokenizer: Any, token_id: int) -> tuple[int, int]:
+    """How many spaces a token of several characters begins and ends with."""
+    return _spaces_of(tokenizer.convert_ids_to_tokens(token_id))
+
+
+@lru_cache(maxsize=65536)
+def _spaces_of(token: str) -> tuple[int, int]:
+    marks = " Ġ▁"
+    return len(token) - len(token.lstrip(marks)), len(token) - len(token.rstrip(marks))
+
+
+def _split_slow(tokenizer: Any, texts: list[str], boundaries: list[int]) -> list[tuple[list[int], int]]:
+    """The same without offsets: the tokens that the prompt's own tokens and those of the whole text begin with."""
+    result = []
+    for text, boundary in zip(texts, boundaries, strict=True):
+        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        prompt_ids = list(tokenizer(text[:boundary], add_special_tokens=False)["input_ids"])
+        result.append((ids, _common(prompt_ids, ids)))
+    return result
+
+
+def _name(tokenizer: Any) -> str:
+    return getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__

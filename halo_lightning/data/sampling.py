@@ -1,0 +1,259 @@
+"""Sampling: which examples make up which batch, on which process, in which epoch.
+
+A sampler yields whole batches, as lists of example numbers. What it yields depends on (seed, epoch) and on the size
+of the *global* batch (batch size × processes) only: with W processes of batch size b, global batch k holds the same
+examples as with one process of batch size W·b, and process r holds the r-th part of it, as micro-batch r of W
+accumulated ones would. Every process gets the same number of batches of the same sizes, and the last global batch is
+divided evenly. Where it does not divide, a few more examples (fewer than there are processes) fill it up.
+
+The samplers are `DistributedSampler`s, so Lightning leaves them in place where several processes run, and tells them
+the epoch. They are used as `DataLoader(dataset, sampler=sampler, batch_size=None)`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import distributed
+from torch.utils.data import DistributedSampler, SequentialSampler
+
+from halo_lightning.errors import ConfigError, DataError
+
+Balance = Literal["oversample", "undersample", "none"]
+
+Indices = NDArray[np.int64]
+
+
+class BatchSampler(DistributedSampler[list[int]]):
+    """Batches of example numbers for one process.
+
+    Args:
+        batch_size: Examples in a batch of one process.
+        seed: Of the order.
+        world_size: How many processes there are; None asks torch.distributed.
+        rank: Which one this is; None asks torch.distributed.
+    """
+
+    def __init__(
+        self, batch_size: int, *, seed: int = 1, world_size: int | None = None, rank: int | None = None
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}: expected at least 1")
+        if seed < 0:
+            raise ConfigError(f"seed is {seed}: expected 0 or more")
+        running = distributed.is_available() and distributed.is_initialized()
+        # DistributedSampler's own constructor wants a data set; these are the attributes that others read.
+        self.num_replicas = world_size if world_size is not None else distributed.get_world_size() if running else 1
+        self.rank = rank if rank is not None else distributed.get_rank() if running else 0
+        self.seed = seed
+        self.epoch = 0
+        self.batch_size = batch_size
+        self._start = 0
+
+    @property
+    def global_batch_size(self) -> int:
+        """Examples in a batch of all processes together."""
+        return self.batch_size * self.num_replicas
+
+    def start_at(self, batch: int) -> None:
+        """Lets iterations begin with this batch of the epoch, until told otherwise."""
+        self._start = batch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self._batches(self.epoch, self._start)
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of batches in an epoch, the same on every process."""
+
+    @abstractmethod
+    def _batches(self, epoch: int, start: int) -> Iterator[list[int]]:
+        """The batches of an epoch from number `start` on."""
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, Any]:
+        """What has to be the same for an epoch that was left in the middle to be continued."""
+
+    def _share(self, length: int, global_size: int, batch: int) -> tuple[int, int]:
+        """Where this process's part of a global batch starts and ends, among `length` ordered examples.
+
+        The end may lie beyond `length`, in the last batch, by less than the number of processes.
+        """
+        start = batch * global_size
+        remaining = min(global_size, length - start)
+        size = -(-remaining // self.num_replicas)
+        return start + self.rank * size, start + (self.rank + 1) * size
+
+
+class EpochBatchSampler(BatchSampler):
+    """Every example once an epoch, shuffled anew in every epoch.
+
+    Where the last global batch does not divide by the number of processes, the first examples of the epoch fill it.
+
+    Args:
+        examples: How many examples there are.
+        batch_size: Examples in a batch of one process.
+        seed: Of the order.
+        order: A fixed order of the examples, instead of a shuffled one.
+        world_size: How many processes there are; None asks torch.distributed.
+        rank: Which one this is; None asks torch.distributed.
+    """
+
+    def __init__(
+        self,
+        examples: int,
+        batch_size: int,
+        *,
+        seed: int = 1,
+        order: Indices | None = None,
+        world_size: int | None = None,
+        rank: int | None = None,
+    ) -> None:
+        super().__init__(batch_size, seed=seed, world_size=world_size, rank=rank)
+        self.examples = examples
+        self.order = order
+
+    def __len__(self) -> int:
+        return -(-self.examples // self.global_batch_size)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Number of examples, size of the global batch, seed."""
+        return {"examples": self.examples, "global_batch_size": self.global_batch_size, "seed": self.seed}
+
+    def _batches(self, epoch: int, start: int) -> Iterator[list[int]]:
+        if self.order is not None:
+            order = self.order
+        else:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.examples)
+        for batch in range(start, len(self)):
+            first, end = self._share(self.examples, self.global_batch_size, batch)
+            yield order.take(range(first, end), mode="wrap").tolist()
+
+
+class BalancedBatchSampler(BatchSampler):
+    """Batches of unary feedback with as many desirable as undesirable examples, in turns, on every process.
+
+    Each class is an endless sequence of newly shuffled rounds, every round each of its examples once, and an epoch
+    takes the next part of both. With `oversample` an epoch is as long as the larger class: every example of that
+    class is seen once, and those of the smaller one over again. With `undersample` it is as long as the smaller
+    class, and the rest of the larger one waits for the next epoch. The rounds go on from epoch to epoch, so that any
+    two examples of a class have been seen equally often, give or take one.
+
+    Args:
+        desirable: bool `[examples]`.
+        batch_size: Examples in a batch of one process; an even number.
+        balance: `oversample` or `undersample`.
+        seed: Of the order.
+        world_size: How many processes there are; None asks torch.distributed.
+        rank: Which one this is; None asks torch.distributed.
+
+    Raises:
+        ConfigError: The batch size is odd.
+        DataError: One of the classes is empty.
+    """
+
+    def __init__(
+        self,
+        desirable: NDArray[np.bool_],
+        batch_size: int,
+        *,
+        balance: Literal["oversample", "undersample"] = "oversample",
+        seed: int = 1,
+        world_size: int | None = None,
+        rank: int | None = None,
+    ) -> None:
+        super().__init__(batch_size, seed=seed, world_size=world_size, rank=rank)
+        check_even(batch_size)
+        self.classes = [np.flatnonzero(desirable), np.flatnonzero(~desirable)]
+        self.balance = balance
+        counts = [len(members) for members in self.classes]
+        if not all(counts):
+            raise DataError(
+                f"the training data has {counts[0]} desirable and {counts[1]} undesirable examples, and batches with"
+                f" as many of each need both: add {'undesirable' if counts[0] else 'desirable'} examples, or set"
+                " balance to 'none' (the KL of one half is then estimated from nothing, and taken as 0)"
+            )
+        self.each = max(counts) if balance == "oversample" else min(counts)
+
+    def __len__(self) -> int:
+        return -(-self.each // (self.global_batch_size // 2))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Sizes of the classes and of the global batch, balance, seed."""
+        return {
+            "desirable": len(self.classes[0]),
+            "undesirable": len(self.classes[1]),
+            "balance": self.balance,
+            "global_batch_size": self.global_batch_size,
+            "seed": self.seed,
+        }
+
+    def _batches(self, epoch: int, start: int) -> Iterator[list[int]]:
+        half = self.global_batch_size // 2
+        # A few more than `each`, for a last batch that does not divide by the number of processes.
+        desirable, undesirable = (
+            self._part(which, epoch * self.each, self.each + self.num_replicas - 1) for which in (0, 1)
+        )
+        for batch in range(start, len(self)):
+            first, end = self._share(self.each, half, batch)
+            yield np.stack([desirable[first:end], undesirable[first:end]], axis=1).reshape(-1).tolist()
+
+    def _part(self, which: int, start: int, length: int) -> Indices:
+        """A part of the endless sequence of a class."""
+        members = self.classes[which]
+        rounds = range(start // len(members), (start + length - 1) // len(members) + 1)
+        sequence = np.concatenate(
+            [np.random.default_rng([self.seed, which, number]).permutation(members) for number in rounds]
+        )
+        offset = start - rounds[0] * len(members)
+        return sequence[offset : offset + length]
+
+
+def check_even(batch_size: int) -> None:
+    """Refuses a batch that cannot have equal halves.
+
+    Raises:
+        ConfigError: The batch size is odd.
+    """
+    if batch_size % 2:
+        raise ConfigError(
+            f"batch_size is {batch_size}: expected an even number, because every batch has as many desirable as"
+            " undesirable examples (or set balance to 'none')"
+        )
+
+
+class FixedEpochSampler(DistributedSampler[list[int]], SequentialSampler):
+    """The batches of one epoch of another sampler, in every epoch.
+
+    It is a `SequentialSampler` in name too, because Lightning replaces any other one under `overfit_batches`.
+
+    Args:
+        sampler: The other one, with its epoch set.
+    """
+
+    def __init__(self, sampler: BatchSampler) -> None:
+        self.sampler = sampler
+
+    def __iter__(self) -> Iterator[list[int]]:  # type: ignore[override]
+        return iter(self.sampler)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Changes nothing."""
+
+
+def interleaved(desirable: NDArray[np.bool_]) -> Indices:
+    """All examples of unary feedback once, both classes spread evenly, each in its own order.
+
+    So every batch has both kinds in about the proportion of the whole.
+    """
+    places = np.empty(len(desirable))
+    for members in (np.flatnonzero(desirable), np.flatnonzero(~desirable)):
+        places[members] = (np.arange(len(members)) + 0.5) / max(len(members), 1)
+    return np.argsort(places, kind="stable")

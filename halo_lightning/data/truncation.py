@@ -1,0 +1,138 @@
+"""Truncation: what is cut from an example that is too long, and how often that happened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from halo_lightning.data.rendering import Encoded
+from halo_lightning.errors import ConfigError, DataError
+
+TooLong = Literal["truncate", "error"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long an example may be, and what happens to one that is longer.
+
+    Args:
+        max_length: Most tokens of prompt and completion together.
+        max_prompt_length: Where the whole is too long, the prompt is cut to no fewer tokens than this.
+        too_long: `truncate` cuts an example that is too long, `error` refuses it.
+
+    Raises:
+        ConfigError: With these numbers there would be examples without prompt or without completion.
+    """
+
+    max_length: int = 1024
+    max_prompt_length: int = 512
+    too_long: TooLong = "truncate"
+
+    def __post_init__(self) -> None:
+        if self.max_length < 2:
+            raise ConfigError(
+                f"max_length is {self.max_length}: at least 2 are needed, one of prompt, one of completion"
+            )
+        if not 1 <= self.max_prompt_length < self.max_length:
+            raise ConfigError(
+                f"max_prompt_length is {self.max_prompt_length} and max_length is {self.max_length}: expected"
+                " max_prompt_length from 1 to max_length - 1, so that prompt and completion both have room"
+            )
+        if self.too_long not in ("truncate", "error"):
+            raise ConfigError(f"too_long is {self.too_long!r}: expected 'truncate' or 'error'")
+
+
+def truncate(
+    prompt_ids: list[int],
+    completion_ids: list[int],
+    max_length: int,
+    max_prompt_length: int,
+    bos_id: int | None = None,
+) -> Encoded:
+    """Cuts an example to `max_length` tokens; one that is not longer stays as it is, however long its prompt.
+
+    The prompt goes first, from its old end (its start), as far as needed but not below `max_prompt_length` tokens.
+    If that is not enough, the completion is cut at its end, and so loses its end-of-sequence token: a model must not
+    learn to stop in the middle of a sentence. A beginning-of-sequence token at the start of the prompt stays, and
+    counts as one of its tokens.
+
+    Args:
+        prompt_ids: Tokens of the prompt.
+        completion_ids: Tokens of the completion.
+        max_length: Most tokens of both together.
+        max_prompt_length: The prompt is cut to no fewer tokens than this; less than `max_length`.
+        bos_id: The beginning-of-sequence token.
+    """
+    room = max_length - len(completion_ids)
+    kept = min(len(prompt_ids), max(room, max_prompt_length))
+    if kept == len(prompt_ids):
+        prompt = prompt_ids
+    elif prompt_ids[0] == bos_id:
+        prompt = [prompt_ids[0], *prompt_ids[len(prompt_ids) - kept + 1 :]]
+    else:
+        prompt = prompt_ids[-kept:]
+    return Encoded(prompt, completion_ids[: max_length - len(prompt)])
+
+
+@dataclass
+class Truncation:
+    """Applies `Limits`, and counts what they cut.
+
+    Attributes:
+        limits: The limits.
+        bos_id: The beginning-of-sequence token, which stays where a prompt is cut.
+        examples: Sequences (prompt and completion) seen.
+        prompts: Prompts cut.
+        completions: Completions cut.
+        first_prompt: File and line of the first prompt cut.
+        first_completion: File and line of the first completion cut.
+    """
+
+    limits: Limits
+    bos_id: int | None = None
+    examples: int = 0
+    prompts: int = 0
+    completions: int = 0
+    first_prompt: str = field(default="", repr=False)
+    first_completion: str = field(default="", repr=False)
+
+    def apply(self, encoded: Encoded, file: str, line: int) -> Encoded:
+        """One example within the limits.
+
+        Raises:
+            DataError: It is too long, and `too_long` is `error`.
+        """
+        self.examples += 1
+        limits = self.limits
+        prompt, completion = len(encoded.prompt_ids), len(encoded.completion_ids)
+        if prompt + completion <= limits.max_length:
+            return encoded
+        if limits.too_long == "error":
+            raise DataError(
+                f"found {prompt} tokens of prompt and {completion} of completion, together {prompt + completion},"
+                f" expected at most {limits.max_length}: raise max_length, shorten the row, or set too_long to"
+                " 'truncate'",
+                file=file,
+                line=line,
+            )
+        result = truncate(*encoded, limits.max_length, limits.max_prompt_length, self.bos_id)
+        if len(result.prompt_ids) < prompt:
+            self.prompts += 1
+            self.first_prompt = self.first_prompt or f"{file}, line {line}"
+        if len(result.completion_ids) < completion:
+            self.completions += 1
+            self.first_completion = self.first_completion or f"{file}, line {line}"
+        return result
+
+    def __str__(self) -> str:
+        if not (self.prompts or self.completions):
+            return f"none of {self.examples} sequences is longer than max_length={self.limits.max_length}"
+        parts = []
+        if self.prompts:
+            parts.append(f"{self.prompts} prompts at their start (first: {self.first_prompt})")
+        if self.completions:
+            parts.append(f"{self.completions} completions at their end (first: {self.first_completion})")
+        return (
+            f"cut {' and '.join(parts)} of {self.examples} sequences to fit max_length={self.limits.max_length}"
+            f" (max_prompt_length={self.limits.max_prompt_length})"
+        )

@@ -1,0 +1,193 @@
+"""Who gets which examples, on one, two and three processes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import chain
+
+import numpy as np
+import pytest
+from torch.utils.data import DistributedSampler
+
+from halo_lightning.data.sampling import BalancedBatchSampler, BatchSampler, EpochBatchSampler, interleaved
+from halo_lightning.errors import ConfigError, DataError
+
+Batches = list[list[int]]
+
+
+def epoch(number: int, examples: int, batch_size: int, world: int = 1, **options) -> list[Batches]:
+    """The batches of every process."""
+    samplers = [
+        EpochBatchSampler(examples, batch_size, world_size=world, rank=rank, **options) for rank in range(world)
+    ]
+    return [batches(sampler, number) for sampler in samplers]
+
+
+def batches(sampler: BatchSampler, number: int) -> Batches:
+    sampler.set_epoch(number)
+    result = list(sampler)
+    assert len(result) == len(sampler)
+    return result
+
+
+def labels(desirable: int, undesirable: int) -> np.ndarray:
+    """Shuffled labels, so that a class is not a range."""
+    return np.random.default_rng(0).permutation(np.arange(desirable + undesirable) < desirable)
+
+
+def balanced(number: int, data: np.ndarray, batch_size: int, world: int = 1, **options) -> list[Batches]:
+    samplers = [BalancedBatchSampler(data, batch_size, world_size=world, rank=rank, **options) for rank in range(world)]
+    return [batches(sampler, number) for sampler in samplers]
+
+
+def flat(processes: list[Batches]) -> list[int]:
+    return list(chain.from_iterable(chain.from_iterable(processes)))
+
+
+# --- every example once -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("examples", [1, 2, 6, 12, 23, 24, 25])
+def test_every_example_once_and_the_same_sizes_everywhere(world: int, examples: int) -> None:
+    processes = epoch(0, examples, 2, world)
+    counts = Counter(flat(processes))
+    assert sorted(counts) == list(range(examples))
+    assert counts.total() - examples < world
+    sizes = [[len(batch) for batch in process] for process in processes]
+    assert all(one == sizes[0] for one in sizes)
+    if examples % world == 0:
+        assert set(counts.values()) == {1}
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_a_global_batch_does_not_depend_on_the_number_of_processes(world: int) -> None:
+    (alone,) = epoch(5, 25, 2 * world, 1)
+    together = epoch(5, 25, 2, world)
+    assert [set(batch) for batch in alone[:-1]] == [set().union(*parts) for parts in zip(*together, strict=True)][:-1]
+    # In order, even: process r holds the r-th part, as micro-batch r of accumulated ones.
+    assert alone[:-1] == [list(chain(*parts)) for parts in zip(*together, strict=True)][:-1]
+    assert set(alone[-1]) <= set().union(*(process[-1] for process in together))
+
+
+def test_the_last_global_batch_is_divided_evenly() -> None:
+    # 10 examples, global batches of 2 × 4: the second has 2 examples, one for each process.
+    assert [[len(batch) for batch in process] for process in epoch(0, 10, 4, 2)] == [[4, 1], [4, 1]]
+    # 3 left for 2 processes: 2 each, one of them again.
+    first, second = epoch(0, 11, 4, 2)
+    assert [len(first[1]), len(second[1])] == [2, 2]
+    assert second[1][-1] == first[0][0]
+
+
+def test_the_order_is_that_of_seed_and_epoch() -> None:
+    assert epoch(0, 50, 8) == epoch(0, 50, 8)
+    assert epoch(0, 50, 8) != epoch(1, 50, 8)
+    assert epoch(0, 50, 8, seed=1) != epoch(0, 50, 8, seed=2)
+    assert flat(epoch(0, 50, 8)) != list(range(50))
+    # Written out: an order that a new version of this package, or of numpy, must not change unnoticed.
+    assert epoch(3, 8, 4, seed=7) == [[[3, 5, 0, 4], [2, 7, 1, 6]]]
+
+
+def test_a_fixed_order() -> None:
+    order = np.array([3, 1, 0, 2, 4])
+    assert epoch(0, 5, 2, order=order) == [[[3, 1], [0, 2], [4]]] == epoch(9, 5, 2, order=order)
+
+
+def test_lightning_leaves_it_in_place() -> None:
+    assert isinstance(EpochBatchSampler(4, 2), DistributedSampler)
+    assert isinstance(BalancedBatchSampler(labels(2, 2), 2), DistributedSampler)
+
+
+@pytest.mark.parametrize("sampler", [EpochBatchSampler(23, 4), BalancedBatchSampler(labels(13, 10), 4)])
+def test_starts_in_the_middle(sampler: BatchSampler) -> None:
+    whole = batches(sampler, 2)
+    sampler.start_at(3)
+    assert list(sampler) == whole[3:]
+    sampler.start_at(0)
+    assert list(sampler) == whole
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": 4, "seed": -1}])
+def test_numbers_that_cannot_be(options: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="expected"):
+        EpochBatchSampler(4, **options)
+
+
+# --- equal halves -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("balance", ["oversample", "undersample"])
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("counts", [(12, 12), (13, 5), (5, 13), (1, 9), (1, 1), (50, 3)])
+def test_every_batch_of_every_process_has_equal_halves_in_turns(
+    counts: tuple[int, int], world: int, balance: str
+) -> None:
+    data = labels(*counts)
+    for number in (0, 1, 7):
+        processes = balanced(number, data, 4, world, balance=balance)
+        for process in processes:
+            for batch in process:
+                assert data[batch].tolist() == [True, False] * (len(batch) // 2)
+        sizes = [[len(batch) for batch in process] for process in processes]
+        assert all(one == sizes[0] for one in sizes)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_oversampling_sees_the_larger_class_once_and_the_smaller_evenly(world: int) -> None:
+    data = labels(24, 10)
+    seen = Counter(flat(balanced(4, data, 4, world)))
+    assert {seen[example] for example in np.flatnonzero(data)} == {1}
+    assert {seen[example] for example in np.flatnonzero(~data)} == {2, 3}
+
+
+def test_oversampling_evens_out_over_the_epochs() -> None:
+    data = labels(7, 3)
+    seen = Counter(chain.from_iterable(flat(balanced(number, data, 2)) for number in range(10)))
+    assert {seen[example] for example in np.flatnonzero(data)} == {10}
+    assert {seen[example] for example in np.flatnonzero(~data)} == {23, 24}
+
+
+def test_undersampling_takes_another_part_in_the_next_epoch() -> None:
+    data = labels(30, 10)
+    epochs = [flat(balanced(number, data, 4, balance="undersample")) for number in range(3)]
+    for examples in epochs:
+        assert len(set(examples)) == len(examples) == 20
+        assert set(np.flatnonzero(~data)) <= set(examples)
+    assert set().union(*epochs) == set(range(40))
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_balanced_global_batches_do_not_depend_on_the_number_of_processes(world: int) -> None:
+    data = labels(25, 11)
+    (alone,) = balanced(2, data, 4 * world, 1)
+    together = balanced(2, data, 4, world)
+    assert alone[:-1] == [list(chain(*parts)) for parts in zip(*together, strict=True)][:-1]
+
+
+def test_balanced_order_is_that_of_seed_and_epoch() -> None:
+    data = labels(20, 20)
+    assert balanced(0, data, 4) == balanced(0, data, 4)
+    assert balanced(0, data, 4) != balanced(1, data, 4)
+    assert balanced(0, data, 4, seed=1) != balanced(0, data, 4, seed=2)
+
+
+@pytest.mark.parametrize("balance", ["oversample", "undersample"])
+@pytest.mark.parametrize(
+    ("data", "says"), [(labels(4, 0), "4 desirable and 0 undesirable"), (labels(0, 3), "0 desirable and 3 undesirable")]
+)
+def test_one_kind_only_says_how_many_and_what_to_do(data: np.ndarray, says: str, balance: str) -> None:
+    with pytest.raises(DataError, match=f"{says}.*add .* examples, or set balance to 'none'"):
+        BalancedBatchSampler(data, 2, balance=balance)  # type: ignore[arg-type]
+
+
+def test_an_odd_batch_has_no_halves() -> None:
+    with pytest.raises(ConfigError, match="batch_size is 3: expected an even number"):
+        BalancedBatchSampler(labels(2, 2), 3)
+
+
+def test_validation_mixes_both_kinds_in_proportion() -> None:
+    data = np.array([True] * 9 + [False] * 3)
+    order = interleaved(data)
+    assert sorted(order) == list(range(12))
+    assert [int(data[order[start : start + 4]].sum()) for start in (0, 4, 8)] == [3, 3, 3]
+    assert list(interleaved(np.array([True, True]))) == [0, 1]
