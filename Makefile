@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help venv demo test test-slow test-gpu format lint types unit clean
+.PHONY: help venv demo test test-slow test-gpu format lint types unit pictures clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
@@ -41,6 +41,13 @@ test-slow: $(STAMP) ## Run the tests that take minutes.
 
 test-gpu: $(STAMP) ## Run the tests that need a CUDA device.
 	$(BIN)/python -m pytest -m gpu
+
+docs/images/curves.png: $(STAMP)
+	$(BIN)/python cli.py fit --config configs/tiny_sft_kto.yaml
+	$(BIN)/python cli.py curves --runs runs/tiny_sft_kto --out $@
+
+pictures: ## Make the README's pictures again.
+	$(MAKE) --always-make docs/images/curves.png
 
 clean: ## Remove the environment, caches and runs.
 	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -29,6 +29,7 @@ FUNCTIONS = {
         "halo_lightning.initialize:initialize_model",
         "make a small random model, and a tokenizer, for given data",
     ),
+    "methods": ("halo_lightning.methods:print_methods", "print the table of methods"),
     "curves": ("halo_lightning.figures:draw_run", "draw the curves of runs as a picture"),
 }
 
@@ -55,22 +56,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     if debug:
         arguments = [argument for argument in arguments if argument != "--debug"]
-        os.environ["JSONARGPARSE_DEBUG"] = "1"
+        os.environ["JSONARGPARSE_DEBUG"] = "true"
     try:
         return run(arguments)
-    except HaloError as error:
-        if debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:
         if debug:
             raise
-        print(_one_screen(error), file=sys.stderr)
-        return 1
+        users = _users_error(error)
+        print(_one_screen(error) if users is None else f"error: {users}", file=sys.stderr)
+        return 1 if users is None else 2
 
 
 def run(arguments: list[str]) -> int:
@@ -108,6 +105,13 @@ def _load(path: str) -> Callable[..., None]:
     module, name = path.split(":")
     function: Callable[..., None] = getattr(import_module(module), name)
     return function
+
+
+def _users_error(error: BaseException | None) -> HaloError | None:
+    """The error of the user's that an exception is, or that it was raised because of (jsonargparse wraps them)."""
+    while error is not None and not isinstance(error, HaloError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _one_screen(error: Exception) -> str:

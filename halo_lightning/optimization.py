@@ -12,8 +12,8 @@ from torch.optim.lr_scheduler import LambdaLR
 class LinearWarmup(LambdaLR):
     """Linear warm-up to the optimizer's learning rate, then constant or decaying to zero.
 
-    The number of steps is not known when a configuration is written: `HaloModule.configure_optimizers` tells it
-    (`total_steps`) when the Trainer knows.
+    The number of steps is not known when a configuration is written: `HaloModule` tells it (`prepare`) when training
+    starts.
 
     Args:
         optimizer: The optimizer.
@@ -35,10 +35,10 @@ class LinearWarmup(LambdaLR):
         super().__init__(optimizer, self._factor)
 
     def prepare(self, total_steps: int) -> None:
-        """Tells the schedule how many optimizer steps the run has, before its first step."""
+        """Tells the schedule how many optimizer steps the run has, when training starts or is resumed."""
         self.total_steps = total_steps
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-            group["lr"] = base * self._factor(0)
+            group["lr"] = base * self._factor(self.last_epoch)
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     @property

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 EMBEDDED_BASE = "embedded:base"
 """The name of the tiny base model that the package ships."""
 
-DType = Literal["auto", "float32", "bfloat16", "float16"]
+DType = Literal["auto", "float64", "float32", "bfloat16", "float16"]
 
 
 def resolve_path(path_or_id: str) -> str:

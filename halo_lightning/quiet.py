@@ -21,5 +21,6 @@ def quieten() -> None:
     transformers_logging.disable_progress_bar()
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("halo_lightning.data").setLevel(logging.ERROR)  # the report of the run says the same
     for message in IGNORED:
         warnings.filterwarnings("ignore", message=f".*{message}.*")

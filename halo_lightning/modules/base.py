@@ -174,13 +174,18 @@ class HaloModule(L.LightningModule):
         scheduler = self.make_scheduler(optimizer)
         if isinstance(scheduler, ReduceLROnPlateau):
             raise ConfigError("a schedule that watches a metric (ReduceLROnPlateau) is not supported: choose another")
-        if isinstance(scheduler, LinearWarmup):
-            scheduler.prepare(int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Starts counting the steps that were logged where training starts or goes on."""
+        """Tells the schedule how long the run is, and starts counting where training starts or goes on.
+
+        The number of steps is not asked for earlier, in `configure_optimizers`: Lightning would build the data loader
+        for it before a checkpoint is restored, and then not go on in the middle of an epoch.
+        """
         self._logged_at = self.trainer.global_step
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, LinearWarmup):
+                config.scheduler.prepare(int(self.trainer.estimated_stepping_batches))
 
     # --- training --------------------------------------------------------------------------------------------------
 

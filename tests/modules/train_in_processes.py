@@ -1,0 +1,65 @@
+"""Trains several methods for a few steps in float64, in one process or in two, and writes what came out.
+
+A script of its own, because every process of Lightning's `ddp` runs it:
+    python -m tests.modules.train_in_processes DATA OUT DEVICES
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+
+from halo_lightning import BCO, DPO, KTO, SFT, OfflinePPO, PairedDataModule, SFTDataModule, UnaryDataModule
+
+CASES = {
+    "KTO": (KTO, {"beta": 0.5}, UnaryDataModule),
+    "KTO, gradient through the KL": (KTO, {"beta": 0.5, "kl_gradient": True}, UnaryDataModule),
+    "DPO": (DPO, {}, PairedDataModule),
+    "BCO": (BCO, {"beta": 0.5}, UnaryDataModule),
+    "OfflinePPO": (OfflinePPO, {}, UnaryDataModule),
+    "SFT": (SFT, {}, SFTDataModule),
+}
+
+
+def main(data: str, out: str, devices: int) -> None:
+    results = {}
+    for name, (module_class, settings, data_class) in CASES.items():
+        L.seed_everything(1)
+        module = module_class(
+            "embedded:base",
+            dtype="float64",
+            optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.05),
+            **settings,
+        )
+        trainer = L.Trainer(
+            accelerator="cpu",
+            devices=devices,
+            strategy=DDPStrategy(process_group_backend="gloo") if devices > 1 else "auto",
+            max_steps=3,
+            log_every_n_steps=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            limit_val_batches=4,
+            val_check_interval=3,
+        )
+        trainer.fit(module, datamodule=data_class(data, batch_size=16 // devices, max_length=128, max_prompt_length=64))
+        if trainer.is_global_zero:
+            weights = module.pair.policy.state_dict()
+            results[name] = {
+                "metrics": {key: float(value) for key, value in trainer.callback_metrics.items()},
+                "weights": {key: [float(w.double().sum()), float(w.double().norm())] for key, w in weights.items()},
+            }
+    if trainer.is_global_zero:
+        Path(out).write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
