@@ -42,12 +42,9 @@ test-slow: $(STAMP) ## Run the tests that take minutes.
 test-gpu: $(STAMP) ## Run the tests that need a CUDA device.
 	$(BIN)/python -m pytest -m gpu
 
-docs/images/curves.png: $(STAMP)
+pictures: $(STAMP) ## Make the README's pictures again.
 	$(BIN)/python cli.py fit --config configs/tiny_sft_kto.yaml
-	$(BIN)/python cli.py curves --runs runs/tiny_sft_kto --out $@
-
-pictures: ## Make the README's pictures again.
-	$(MAKE) --always-make docs/images/curves.png
+	$(BIN)/python cli.py curves --runs runs/tiny_sft_kto --out docs/images/curves.png
 
 clean: ## Remove the environment, caches and runs.
 	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis

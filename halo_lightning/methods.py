@@ -24,9 +24,8 @@ def methods_table() -> str:
     for cls in methods:
         feedback = " or ".join({"sft": "demonstrations", "paired": "pairs", "unary": "thumbs"}[k] for k in cls.feedback)
         reference = "yes" if cls.needs_reference else "no"
-        lines.append(
-            f"| `{cls.__name__}` | {feedback} | {reference} | {cls.source} | {', '.join(configs.get(cls.__name__, []))} |"
-        )
+        cells = [f"`{cls.__name__}`", feedback, reference, cls.source, ", ".join(configs.get(cls.__name__, []))]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

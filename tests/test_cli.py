@@ -17,7 +17,12 @@ from halo_lightning.figures import read_scalars
 from halo_lightning.world import BASE_MODEL
 from tests.conftest import HH_FILE, REPOSITORY
 
-QUICK = ["--trainer.max_steps=4", "--trainer.log_every_n_steps=2", "--trainer.num_sanity_val_steps=0", "--trainer.val_check_interval=4"]
+QUICK = [
+    "--trainer.max_steps=4",
+    "--trainer.log_every_n_steps=2",
+    "--trainer.num_sanity_val_steps=0",
+    "--trainer.val_check_interval=4",
+]
 
 
 @pytest.fixture(autouse=True)

@@ -69,11 +69,14 @@ class HaloModule(L.LightningModule):
         scheduler: LRSchedulerCallable = lambda optimizer: LinearWarmup(optimizer, warmup=0.1),
     ) -> None:
         super().__init__()
-        # Checkpoints are read without pickle, so hyper-parameters have to be primitives.
         self.save_hyperparameters(ignore=["optimizer", "scheduler"])
-        for name, value in self.hparams.items():
+        # Checkpoints are read without pickle, so hyper-parameters have to be primitives: objects given in Python
+        # (a value function, say) are not kept. From the command line they are, as class paths and arguments.
+        for name, value in list(self.hparams.items()):
             if isinstance(value, os.PathLike):
                 self.hparams[name] = os.fspath(value)
+            elif not isinstance(value, (str, int, float, bool, list, tuple, dict, type(None))):
+                del self.hparams[name]
         self.policy_path = os.fspath(policy)
         self.reference_path = None if reference is None else os.fspath(reference)
         self.dtype_of_weights = dtype

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from halo_lightning.losses import kl_from_halves, kto_loss
+from halo_lightning.data.batches import Sequences, UnaryBatch
+from halo_lightning.losses import kl_from_halves, kl_from_mismatched, kto_loss, suggested_kto_weights
 from halo_lightning.modules.unary import UnaryHalo
 
 
@@ -22,11 +24,14 @@ class KTO(UnaryHalo):
     Args:
         policy: The model to align: a Hugging Face folder, a hub id, or `embedded:base`.
         beta: β, how much reward a nat of log-ratio is.
-        desirable_weight: λ_D, weight of desirable examples in the loss.
+        desirable_weight: λ_D, weight of desirable examples in the loss. For batches that are not balanced, choose the
+            weights such that λ_D n_D / (λ_U n_U) is between 1 and 4/3 (`halo_lightning.losses.suggested_kto_weights`).
         undesirable_weight: λ_U, weight of undesirable examples in the loss.
-        value_function: Human value function h(z, z_ref); None is the logistic function of eq. 7.
-        kl: How KL(π_θ‖π_ref) is estimated: `halves`, each half of the batch from the other half (the report), or
-            `none`, which takes it to be 0.
+        value_function: Human value function h(z, z_ref), one of `halo_lightning.values` or any callable on two tensors;
+            None is the logistic function of eq. 7.
+        kl: How KL(π_θ‖π_ref) is estimated: `halves`, each half of the batch from the other half (the report);
+            `mismatched`, from prompts with completions of other prompts of the batch, which are computed in addition
+            (arXiv 2402.01306); or `none`, which takes it to be 0.
         kl_over: Whose examples it is estimated from: those of all `processes`, or of this `device` alone (the code
             released with the report).
         kl_gradient: Whether the gradient passes through the estimate (it does in the code released with the report).
@@ -42,8 +47,8 @@ class KTO(UnaryHalo):
         beta: float = 0.1,
         desirable_weight: float = 1.0,
         undesirable_weight: float = 1.0,
-        value_function: Callable[[Tensor, Tensor], Tensor] | None = None,
-        kl: Literal["halves", "none"] = "halves",
+        value_function: Callable | None = None,
+        kl: Literal["halves", "mismatched", "none"] = "halves",
         kl_over: Literal["processes", "device"] = "processes",
         kl_gradient: bool = False,
         **base: Any,
@@ -67,18 +72,74 @@ class KTO(UnaryHalo):
             value_function=self.value_function,
         )
 
-    def estimate_kl(self, policy_logps: Tensor, reference_logps: Tensor, desirable: Tensor) -> Tensor:
+    def estimate_kl(self, batch: UnaryBatch, policy_logps: Tensor, reference_logps: Tensor) -> Tensor:
         """KL(π_θ‖π_ref) as each example sees it, `[N]`, in nats (section 5)."""
         if self.kl == "none":
             return torch.zeros_like(policy_logps)
-        detach = not self.kl_gradient
-        if self.kl_over == "device":
-            return kl_from_halves(policy_logps, reference_logps, desirable, detach=detach)
-        everyone = kl_from_halves(
-            self.of_all_processes(policy_logps, gradient=self.kl_gradient),
-            self.of_all_processes(reference_logps),
-            self.of_all_processes(desirable),
-            detach=detach,
+        if self.kl == "mismatched":
+            # The added rows need activations only if the gradient is to pass.
+            with torch.set_grad_enabled(self.kl_gradient and torch.is_grad_enabled()):
+                mismatched_logps = self.logps(mismatched(batch.sequences))
+            kl = kl_from_mismatched(*map(self._of_everyone, mismatched_logps), detach=not self.kl_gradient)
+            return kl.expand_as(policy_logps)
+        kl = kl_from_halves(
+            self._of_everyone(policy_logps),
+            self._of_everyone(reference_logps),
+            self._of_everyone(batch.desirable),
+            detach=not self.kl_gradient,
         )
         # Gathered in the order of the ranks, each with as many examples as this one.
-        return everyone[self.global_rank * len(desirable) :][: len(desirable)]
+        first = 0 if self.kl_over == "device" else self.global_rank * len(policy_logps)
+        return kl[first : first + len(policy_logps)]
+
+    def _of_everyone(self, values: Tensor) -> Tensor:
+        if self.kl_over == "device":
+            return values
+        return self.of_all_processes(values, gradient=self.kl_gradient and values.requires_grad)
+
+    def on_train_start(self) -> None:
+        """Warns if one kind of feedback outweighs the other and the weights do nothing about it."""
+        super().on_train_start()
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if getattr(data, "balance", None) != "none" or self.desirable_weight != 1 or self.undesirable_weight != 1:
+            return
+        counts = data.summary.desirable, data.summary.undesirable
+        weights = suggested_kto_weights(*counts) if all(counts) else (1.0, 1.0)
+        if weights != (1.0, 1.0):
+            rank_zero_warn(
+                f"the data has {counts[0]:,} desirable and {counts[1]:,} undesirable examples, and both kinds weigh"
+                f" the same: set desirable_weight={weights[0]:.3g} and undesirable_weight={weights[1]:.3g}, with which"
+                " their total weights have a ratio between 1 and 4/3 (arXiv 2402.01306), or let the data module"
+                " balance its batches (balance: oversample)"
+            )
+
+
+def mismatched(sequences: Sequences) -> Sequences:
+    """Each row's prompt with the completion of the next row (in turn) whose prompt is another one.
+
+    Where all prompts of the batch are the same, it is the next row's completion.
+
+    Args:
+        sequences: R rows.
+
+    Returns:
+        R rows, as wide as they need to be at most.
+    """
+    ids, _, is_completion = sequences
+    rows, width = ids.shape
+    position = torch.arange(width, device=ids.device)
+    start = is_completion.int().argmax(-1)
+    prompts = torch.where(position < start[:, None], ids, -1)
+    same = (prompts[:, None] == prompts[None]).all(-1)
+    row = torch.arange(rows, device=ids.device)
+    following = (row[:, None] + 1 + row) % rows  # the other rows in turn, and at last the row itself
+    partner = following.gather(1, (~same.gather(1, following)).int().argmax(-1, keepdim=True))[:, 0]
+
+    length = is_completion.sum(-1)[partner]
+    position = torch.arange(2 * width, device=ids.device).expand(rows, -1)
+    of_prompt = position < start[:, None]
+    of_completion = ~of_prompt & (position < (start + length)[:, None])
+    from_prompt = ids.gather(1, position.clamp(max=width - 1))
+    shifted = (position - start[:, None] + start[partner][:, None]).clamp(0, width - 1)
+    tokens = torch.where(of_prompt, from_prompt, ids[partner].gather(1, shifted))
+    return Sequences(tokens.where(of_prompt | of_completion, 0), of_prompt | of_completion, of_completion)

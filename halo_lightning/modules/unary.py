@@ -22,14 +22,14 @@ class UnaryHalo(HaloModule):
     def losses(self, policy_logps: Tensor, reference_logps: Tensor, desirable: Tensor, kl: Tensor) -> Tensor:
         """The losses of N examples, `[N]`."""
 
-    def estimate_kl(self, policy_logps: Tensor, reference_logps: Tensor, desirable: Tensor) -> Tensor:
+    def estimate_kl(self, batch: UnaryBatch, policy_logps: Tensor, reference_logps: Tensor) -> Tensor:
         """KL(π_θ‖π_ref) as each example sees it, `[N]`, in nats; for the log alone where the loss has none in it."""
         return (policy_logps - reference_logps).detach().mean().clamp(min=0).expand_as(policy_logps)
 
     def loss_and_metrics(self, batch: UnaryBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """N examples, N losses, and their mean."""
         policy_logps, reference_logps = self.logps(batch.sequences)
-        kl = self.estimate_kl(policy_logps, reference_logps, batch.desirable)
+        kl = self.estimate_kl(batch, policy_logps, reference_logps)
         losses = batch.weight * self.losses(policy_logps, reference_logps, batch.desirable, kl)
         return losses.mean(), {
             "losses": losses,

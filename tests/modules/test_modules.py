@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -134,6 +133,37 @@ def test_kto_without_kl(policy: str, reference: str) -> None:
     assert values["kl"].tolist() == [0.0] * 4
     unpaired = built(modules.APOZeroUnpaired(policy, reference=reference))
     torch.testing.assert_close(values["losses"], unpaired.loss_and_metrics(UNARY)[1]["losses"])
+
+
+def test_mismatched_rows_join_prompts_with_completions_of_other_prompts() -> None:
+    from halo_lightning.modules.kto import mismatched
+
+    # Prompts AA, AA, B, CCC; completions 1, 22, 3, 44 (9 is padding).
+    a, b, c, x = 50, 51, 52, 9
+    ids = torch.tensor([[a, a, 1, x, x], [a, a, 2, 2, x], [b, 3, x, x, x], [c, c, c, 4, 4]])
+    lengths, prompts = torch.tensor([3, 4, 2, 5]), torch.tensor([2, 2, 1, 3])
+    position = torch.arange(5)
+    real = position < lengths[:, None]
+    joined = mismatched(Sequences(ids, real, real & (position >= prompts[:, None])))
+    rows = [row[mask].tolist() for row, mask in zip(joined.input_ids, joined.attention_mask, strict=True)]
+    # The first row passes over the second one, whose prompt is its own.
+    assert rows == [[a, a, 3], [a, a, 3], [b, 4, 4], [c, c, c, 1]]
+    completions = [row[mask].tolist() for row, mask in zip(joined.input_ids, joined.completion_mask, strict=True)]
+    assert completions == [[3], [3], [4, 4], [1]]
+    assert all(mask[:n].all() for mask, n in zip(joined.attention_mask, (3, 3, 3, 4), strict=True))
+
+
+@pytest.mark.parametrize("through", [False, True])
+def test_kto_with_mismatched_kl(through: bool, policy: str, reference: str) -> None:
+    from halo_lightning.modules.kto import mismatched
+
+    module = built(modules.KTO(policy, reference=reference, kl="mismatched", kl_gradient=through))
+    _, values = module.loss_and_metrics(UNARY)
+    token_logps, token_reference = plain_logps(module, mismatched(SEQUENCES))
+    expected = (token_logps - token_reference).sum(-1).mean().clamp(min=0)
+    assert expected > 0
+    torch.testing.assert_close(values["kl"], expected.expand(4), rtol=1e-4, atol=1e-4)
+    assert values["kl"].requires_grad == through
 
 
 def test_bco_shift_is_a_running_mean(policy: str, reference: str) -> None:

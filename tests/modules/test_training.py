@@ -1,0 +1,144 @@
+"""Modules under a plain Trainer, without the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+
+from halo_lightning import DPO, KTO, HuggingFaceExport, PairedDataModule, UnaryDataModule
+from halo_lightning.modules import RewardModel
+from halo_lightning.values import KahnemanTversky
+from halo_lightning.world import rows
+
+
+@pytest.fixture
+def thumbs(tmp_path: Path) -> str:
+    path = tmp_path / "feedback.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows("thumbs", examples=64, seed=1)))
+    return str(path)
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> str:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows("pairs", examples=48, seed=1)))
+    return str(path)
+
+
+def trainer(folder: Path, **settings: object) -> L.Trainer:
+    return L.Trainer(
+        accelerator="cpu",
+        default_root_dir=folder,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **{"max_steps": 3, "log_every_n_steps": 1, "logger": False, **settings},
+    )
+
+
+def test_five_lines(thumbs: str, tmp_path: Path) -> None:
+    module = KTO(policy="embedded:base", beta=0.1)
+    data = UnaryDataModule(thumbs, batch_size=8, max_length=128, max_prompt_length=64)
+    trained = trainer(tmp_path, max_epochs=1, max_steps=-1)
+    trained.fit(module, datamodule=data)
+    assert trained.global_step == len(data.train_dataloader())
+    assert {"loss", "kl", "rewards/margins", "val/rewards/accuracies"} <= trained.callback_metrics.keys()
+
+
+def test_training_moves_the_policy_and_not_the_reference(pairs: str, tmp_path: Path) -> None:
+    module = DPO("embedded:base", optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    module.configure_model()
+    policy = {name: value.clone() for name, value in module.pair.policy.named_parameters()}
+    reference = {name: value.clone() for name, value in module.pair.reference.named_parameters()}
+    data = PairedDataModule(pairs, batch_size=8, max_length=128, max_prompt_length=64, validation_fraction=0)
+    trainer(tmp_path).fit(module, datamodule=data)
+    assert all((value != policy[name]).any() for name, value in module.pair.policy.named_parameters())
+    assert all((value == reference[name]).all() for name, value in module.pair.reference.named_parameters())
+
+
+def test_checkpoints_hold_primitives_and_the_policy_alone(thumbs: str, tmp_path: Path) -> None:
+    module = KTO("embedded:base", beta=0.3, value_function=KahnemanTversky())
+    data = UnaryDataModule(thumbs, batch_size=8, max_length=128, max_prompt_length=64)
+    trained = trainer(tmp_path)
+    trained.fit(module, datamodule=data)
+    path = tmp_path / "saved.ckpt"
+    trained.save_checkpoint(path)
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["hyper_parameters"]["beta"] == 0.3
+    assert not any("reference" in name for name in checkpoint["state_dict"])
+
+    loaded = KTO.load_from_checkpoint(path, weights_only=True)
+    assert loaded.beta == 0.3
+    for (name, ours), theirs in zip(
+        module.pair.policy.named_parameters(), loaded.pair.policy.parameters(), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, msg=name)
+
+
+def test_accumulated_micro_batches_equal_one_batch(pairs: str, tmp_path: Path) -> None:
+    weights = []
+    for batch_size, accumulate in ((8, 1), (4, 2)):
+        module = DPO("embedded:base", dtype="float64", optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
+        data = PairedDataModule(
+            pairs, batch_size=batch_size, max_length=128, max_prompt_length=64, validation_fraction=0
+        )
+        trained = trainer(tmp_path, accumulate_grad_batches=accumulate)
+        trained.fit(module, datamodule=data)
+        weights.append((list(module.pair.policy.parameters()), float(trained.callback_metrics["loss"])))
+    for one, two in zip(weights[0][0], weights[1][0], strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
+    assert weights[0][1] == pytest.approx(weights[1][1], rel=1e-6)
+
+
+def test_validation_before_the_first_step_is_logged(thumbs: str, tmp_path: Path) -> None:
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    from halo_lightning.figures import read_scalars
+
+    data = UnaryDataModule(thumbs, batch_size=8, max_length=128, max_prompt_length=64, validation_fraction=0.5)
+    logger = TensorBoardLogger(tmp_path, name="run")
+    trainer(tmp_path, num_sanity_val_steps=-1, val_check_interval=2, max_steps=2, logger=logger).fit(
+        KTO("embedded:base"), datamodule=data
+    )
+    scalars = read_scalars(tmp_path / "run")
+    first, *later = scalars["val/loss"]
+    assert first == (0, pytest.approx(0.5))
+    assert later
+    assert scalars["val/rewards/accuracies"][0] == (0, 0.5)
+
+
+def test_an_interrupted_training_exports_nothing(thumbs: str, tmp_path: Path) -> None:
+    class Stop(L.Callback):
+        def on_train_batch_end(self, *_: object) -> None:
+            raise RuntimeError("power cut")
+
+    data = UnaryDataModule(thumbs, batch_size=8, max_length=128, max_prompt_length=64)
+    export = HuggingFaceExport(str(tmp_path / "export"))
+    with pytest.raises(RuntimeError, match="power cut"):
+        trainer(tmp_path, callbacks=[export, Stop()]).fit(KTO("embedded:base"), datamodule=data)
+    assert not (tmp_path / "export").exists()
+
+
+def test_reward_model_exports_a_classifier_that_scores_alike(pairs: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    from halo_lightning.evaluation.rewards import RewardScorer
+
+    data = PairedDataModule(pairs, batch_size=8, max_length=128, max_prompt_length=64, validation_fraction=0)
+    module = RewardModel("embedded:base", optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3))
+    trainer(tmp_path, callbacks=[HuggingFaceExport(str(tmp_path / "export"))]).fit(module, datamodule=data)
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "export").num_labels == 1
+
+    batch = next(iter(data.train_dataloader()))
+    scorer = RewardScorer(str(tmp_path / "export"), batch_size=3)
+    asked = rows("pairs", examples=48, seed=1)
+    scores = scorer.score(
+        [[{"role": "user", "content": asked[index]["prompt"]}] for index in batch.index],
+        [asked[index]["chosen"] for index in batch.index],
+    )
+    with torch.no_grad():
+        expected = module.eval()(batch)[: len(batch.index)]
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
