@@ -41,7 +41,7 @@ def trainer(folder: Path, **settings: object) -> L.Trainer:
 
 def test_five_lines(thumbs: str, tmp_path: Path) -> None:
     module = KTO(policy="embedded:base", beta=0.1)
-    data = UnaryDataModule(thumbs, batch_size=8, max_length=128, max_prompt_length=64)
+    data = UnaryDataModule(thumbs, batch_size=8, max_length=128, max_prompt_length=64, validation_fraction=0.4)
     trained = trainer(tmp_path, max_epochs=1, max_steps=-1)
     trained.fit(module, datamodule=data)
     assert trained.global_step == len(data.train_dataloader())
