@@ -45,6 +45,7 @@ test-gpu: $(STAMP) ## Run the tests that need a CUDA device.
 pictures: $(STAMP) ## Make the README's pictures again.
 	$(BIN)/python cli.py fit --config configs/tiny_sft_kto.yaml
 	$(BIN)/python cli.py curves --runs runs/tiny_sft_kto --out docs/images/curves.png
+	$(BIN)/python cli.py values --out docs/images/values.png
 
 clean: ## Remove the environment, caches and runs.
 	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -29,6 +29,7 @@ FUNCTIONS = {
         "halo_lightning.initialize:initialize_model",
         "make a small random model, and a tokenizer, for given data",
     ),
+    "values": ("halo_lightning.figures:draw_values", "draw the human value functions (figure 4)"),
     "methods": ("halo_lightning.methods:print_methods", "print the table of methods"),
     "curves": ("halo_lightning.figures:draw_run", "draw the curves of runs as a picture"),
 }

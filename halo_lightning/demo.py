@@ -79,6 +79,7 @@ def compare_stages(models: dict[str, str], *, prompts: int, seed: int, out: Path
             load_tokenizer(path),
             [[{"role": "user", "content": question["prompt"]}] for question in questions],
             seed=seed,
+            max_new_tokens=48,
             batch_size=prompts,
         )
         outcomes: list[Any] = []

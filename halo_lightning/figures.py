@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from halo_lightning.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PANELS = ("loss", "rewards/accuracies", "rewards/margins", "kl", "rewards/chosen", "rewards/rejected")
 
@@ -41,12 +45,8 @@ def draw_run(runs: str | list[str], out: str) -> None:
         runs: One or several folders of runs.
         out: The PNG to write.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     runs = [runs] if isinstance(runs, str) else runs
-    figure = Figure(figsize=(11, 5.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(11, 5.5)
     axes = figure.subplots(2, 3)
     for number, run in enumerate(runs):
         scalars = read_scalars(run)
@@ -60,6 +60,58 @@ def draw_run(runs: str | list[str], out: str) -> None:
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
     axes.flat[0].legend(fontsize="small")
+    _save(figure, out)
+    print(f"drew {len(runs)} run(s) to {out}")
+
+
+def draw_values(out: str, extent: float = 5.0) -> None:
+    """Draws figure 4, the human value functions, and prints which of section 4's properties each of them has.
+
+    Args:
+        out: The PNG to write.
+        extent: Largest relative gain and loss that is drawn.
+    """
+    import torch
+
+    from halo_lightning.values import DPOValue, KahnemanTversky, Logistic, RLHFValue, SLiCValue, check_properties
+
+    functions = {
+        "Kahneman-Tversky (eq. 6)": KahnemanTversky(),
+        "RLHF": RLHFValue(),
+        "DPO": DPOValue(),
+        "SLiC": SLiCValue(),
+        "KTO (eq. 7)": Logistic(),
+    }
+    figure = _figure(7, 5)
+    axis = figure.subplots()
+    z = torch.linspace(-extent, extent, 801, dtype=torch.float64)
+    # RLHF's and KTO's are the same function of the relative gain.
+    styles: dict[str, Any] = {"RLHF": {"linewidth": 5, "alpha": 0.4}, "KTO (eq. 7)": {"linestyle": "--"}}
+    for name, function in functions.items():
+        axis.plot(z, function(z, torch.zeros_like(z)), label=name, **styles.get(name, {}))
+        print(f"{name}: {check_properties(function)}")
+    axis.axhline(0, color="black", linewidth=0.6)
+    axis.axvline(0, color="black", linewidth=0.6)
+    axis.set_ylim(-extent, extent)
+    axis.set_xlabel("gain relative to the reference point, z − z_ref")
+    axis.set_ylabel("value to the human, h(z, z_ref)")
+    axis.set_title("Human value functions (figure 4)")
+    axis.legend()
+    axis.grid(alpha=0.3)
+    _save(figure, out)
+    print(f"drew {len(functions)} value functions to {out}")
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure that needs no display, and that no other code's figures know of."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, out: str) -> None:
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)
-    print(f"drew {len(runs)} run(s) to {out}")
