@@ -121,14 +121,14 @@ def print_table(rows: list[dict[str, Any]], prompts: int) -> None:
 
     table = Table(title=f"{prompts} held-out prompts, judged by rules against the human-chosen completion")
     for column in ("model", "win rate", "75 % interval", "ties", "helpful", "harmless", "concise", "tokens"):
-        table.add_column(column, justify="left" if column == "model" else "right")
+        table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for row in rows:
         table.add_row(
             row["model"],
             f"{row['rate']:.2f}",
-            f"{row['low']:.2f} – {row['high']:.2f}",
+            f"{row['low']:.2f}–{row['high']:.2f}",
             str(row["ties"]),
             *(f"{row[key]:.2f}" for key in ("helpful", "harmless", "concise")),
             f"{row['tokens']:.1f}",
         )
-    Console().print(table)
+    Console(width=max(100, Console().width)).print(table)

@@ -77,6 +77,7 @@ class RunReport(L.Callback):
 
 def _line(trainer: L.Trainer, prefix: str) -> str:
     metrics = trainer.callback_metrics
+    values = {label: float(metrics[prefix + name]) for name, label in SHOWN.items() if prefix + name in metrics}
     return "  ".join(
-        f"{label} {float(metrics[prefix + name]):.4g}" for name, label in SHOWN.items() if prefix + name in metrics
+        f"{label} {value:,.0f}" if value >= 1000 else f"{label} {value:.4g}" for label, value in values.items()
     )
