@@ -44,11 +44,15 @@ class MeanLoss(_Mean):
 
 
 class MeanKL(_Mean):
-    """Mean estimate of KL(π_θ‖π_ref), in nats."""
+    """Mean estimate of KL(π_θ‖π_ref), in nats; below 0, which no KL is, it is 0 (section 5)."""
 
     def update(self, kl: Tensor) -> None:
-        """Adds estimates, `[N]` or a scalar."""
+        """Adds estimates, or single log-ratios that are one each, `[N]`."""
         self._add(kl)
+
+    def compute(self) -> Tensor:
+        """The mean, at least 0, or NaN when nothing was given."""
+        return super().compute().clamp(min=0)
 
 
 class MeanLogps(_Mean):

@@ -72,13 +72,13 @@ class PairedHalo(HaloModule):
             "desirable": batch.desirable,
         }
         if self.needs_reference:
-            values["kl"] = (detached - reference_logps).mean().clamp(min=0)
+            values["kl"] = detached - reference_logps
         return losses.mean(), values
 
     def metrics(self) -> MetricCollection:
         """Loss, implicit rewards, log-probabilities, reward accuracy, and KL where there is a reference.
 
-        The KL is the mean log-ratio of the batch's completions, clamped at 0, as it is in KTO (section 5).
+        The KL is the mean log-ratio of the completions, clamped at 0, as it is in KTO (section 5).
         """
         metrics: dict[str, torch.nn.Module] = {
             "loss": MeanLoss(),

@@ -104,7 +104,7 @@ class OfflinePPO(HaloModule):
             "rewards": self.beta * detached,
             "logps": policy_logps.detach().sum(-1),
             "desirable": desirable,
-            "kl": detached.mean().clamp(min=0),
+            "kl": detached,
         }
 
     def estimate_advantages(self, hidden: Tensor, sequences: Sequences, reward: Tensor) -> tuple[Tensor, Tensor]:

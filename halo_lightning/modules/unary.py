@@ -23,8 +23,11 @@ class UnaryHalo(HaloModule):
         """The losses of N examples, `[N]`."""
 
     def estimate_kl(self, batch: UnaryBatch, policy_logps: Tensor, reference_logps: Tensor) -> Tensor:
-        """KL(π_θ‖π_ref) as each example sees it, `[N]`, in nats; for the log alone where the loss has none in it."""
-        return (policy_logps - reference_logps).detach().mean().clamp(min=0).expand_as(policy_logps)
+        """KL(π_θ‖π_ref) as each example sees it, `[N]`, in nats.
+
+        Here it is each example's log-ratio, for the mean that is logged: the loss has no KL in it.
+        """
+        return (policy_logps - reference_logps).detach()
 
     def loss_and_metrics(self, batch: UnaryBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """N examples, N losses, and their mean."""

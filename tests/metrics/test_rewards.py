@@ -88,3 +88,11 @@ def test_means_weigh_examples_not_batches(metric_class: type) -> None:
     metric.update(torch.tensor([1.0, 1.0, 1.0]))
     metric.update(torch.tensor([5.0]))
     assert float(metric.compute()) == 2.0
+
+
+def test_kl_is_clamped_after_the_mean_and_not_before() -> None:
+    metric = MeanKL()
+    metric.update(torch.tensor([-3.0, 5.0]))
+    assert float(metric.compute()) == 1.0
+    metric.update(torch.tensor([-9.0]))
+    assert float(metric.compute()) == 0.0
