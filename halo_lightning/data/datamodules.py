@@ -54,6 +54,7 @@ class UnaryDataModule(FeedbackDataModule):
         max_length: int = 1024,
         max_prompt_length: int = 512,
         too_long: TooLong = "truncate",
+        share_prompts: bool = True,
         num_workers: int = 0,
         seed: int = 1,
         balance: Balance = "oversample",
@@ -67,6 +68,7 @@ class UnaryDataModule(FeedbackDataModule):
             max_length=max_length,
             max_prompt_length=max_prompt_length,
             too_long=too_long,
+            share_prompts=share_prompts,
             num_workers=num_workers,
             seed=seed,
         )

@@ -57,7 +57,7 @@ def prepare(
         DataError: Something in the sources cannot be used.
     """
     prepared = Prepared(Truncation(limits, tokenizer.bos_token_id))
-    builders = [TokenizedDatasetBuilder(feedback, tokenizer.pad_token_id) for _ in range(2)]
+    builders = [TokenizedDatasetBuilder(feedback) for _ in range(2)]
     for source in sources:
         left_out = prepared.left_out[source] = LeftOut()
         examples = read_feedback(source, feedback, left_out)

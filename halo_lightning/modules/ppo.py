@@ -10,11 +10,10 @@ from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
 from halo_lightning.data.batches import PairedBatch, Sequences, UnaryBatch
-from halo_lightning.logprobs import scatter_to_positions
+from halo_lightning.forward import predicting_states, target_logps
 from halo_lightning.losses import discounted_returns, generalized_advantages, offline_ppo_loss, whiten
 from halo_lightning.metrics import ImplicitRewards, MeanKL, MeanLoss, UnaryRewardAccuracy
 from halo_lightning.modules.base import HaloModule, metric_collection
-from halo_lightning.policy import last_hidden_states, logps_from_hidden
 
 
 class OfflinePPO(HaloModule):
@@ -81,8 +80,8 @@ class OfflinePPO(HaloModule):
     def loss_and_metrics(self, batch: PairedBatch | UnaryBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """One loss per completion, and their mean."""
         sequences, desirable = batch.sequences, batch.desirable
-        hidden = last_hidden_states(self.pair.policy, sequences)
-        policy_logps = logps_from_hidden(self.pair.policy, hidden, sequences)
+        states = predicting_states(self.pair.policy, sequences)
+        policy_logps = sequences.table(target_logps(self.pair.policy, sequences, states))
         reference_logps = self.pair.reference_token_logps(sequences)
         mask = sequences.completion_mask
         reward = torch.where(desirable, 1.0, -1.0).to(policy_logps)
@@ -90,7 +89,7 @@ class OfflinePPO(HaloModule):
         if self.value_head is None:
             advantage = reward
         else:
-            advantage, value_losses = self.estimate_advantages(hidden, sequences, reward)
+            advantage, value_losses = self.estimate_advantages(states, sequences, reward)
         losses = offline_ppo_loss(policy_logps, reference_logps, mask, advantage, ratio=self.ratio, clip=self.clip)
         log_ratios = policy_logps - reference_logps
         tokens = mask.sum(-1).clamp(min=1)
@@ -107,16 +106,14 @@ class OfflinePPO(HaloModule):
             "kl": detached,
         }
 
-    def estimate_advantages(self, hidden: Tensor, sequences: Sequences, reward: Tensor) -> tuple[Tensor, Tensor]:
-        """Advantages `[R, T]` by the value head, and its squared errors `[R]`.
+    def estimate_advantages(self, states: Tensor, sequences: Sequences, reward: Tensor) -> tuple[Tensor, Tensor]:
+        """Advantages `[R, C]` by the value head, and its squared errors `[R]`.
 
-        The head sees hidden states without their gradient: learning values does not move the policy.
+        The head sees the hidden states `[K, H]` without their gradient: learning values does not move the policy.
         """
         assert self.value_head is not None
         mask = sequences.completion_mask
-        predicted = mask[:, 1:]
-        states = hidden.detach()[:, :-1][predicted].float()
-        values = nn.functional.pad(scatter_to_positions(self.value_head(states)[:, 0], predicted), (1, 0))
+        values = sequences.table(self.value_head(states.detach().float())[:, 0])
         last = mask & (mask.flip(-1).cumsum(-1).flip(-1) == 1)
         rewards = reward[:, None] * last
         advantages = generalized_advantages(values, rewards, mask, gamma=self.gamma, lam=self.lam)
