@@ -1,4 +1,4 @@
-"""One contender's run in a process of its own: `python -m benchmarks.worker CONTENDER FOLDER`, JSON on the last line."""
+"""One contender's run in a process of its own: `python -m benchmarks.worker CONTENDER FOLDER` prints JSON."""
 
 from __future__ import annotations
 

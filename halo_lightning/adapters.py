@@ -23,7 +23,7 @@ class LoRA:
     """
 
     rank: int = 16
-    alpha: float = 32.0
+    alpha: int = 32
     target_modules: str | list[str] = "all-linear"
 
 

@@ -76,9 +76,7 @@ def segment_attention(
         attention = _implementation(original, module)
         given = {"scaling": scaling, "sliding_window": sliding_window, "softcap": softcap}
         given = {name: setting for name, setting in given.items() if setting is not None}
-        result: tuple[Tensor, Tensor | None] = attention(
-            module, query, key, value, attention_mask, **given, **options
-        )
+        result: tuple[Tensor, Tensor | None] = attention(module, query, key, value, attention_mask, **given, **options)
         return result
     unknown = {name for name in ("s_aux", "position_bias", "cache") if options.get(name) is not None}
     if unknown:
@@ -96,7 +94,7 @@ def _implementation(name: str, module: torch.nn.Module) -> Any:
 
     if name in ALL_ATTENTION_FUNCTIONS:
         return ALL_ATTENTION_FUNCTIONS[name]
-    return sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[attr-defined]
+    return sys.modules[type(module).__module__].eager_attention_forward
 
 
 def _varlen() -> Any:

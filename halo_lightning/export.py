@@ -69,9 +69,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any] | None:
 
 def policy_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The policy's weights in the state of a module."""
-    return {
-        name.removeprefix(POLICY_PREFIX): value for name, value in state.items() if name.startswith(POLICY_PREFIX)
-    }
+    return {name.removeprefix(POLICY_PREFIX): value for name, value in state.items() if name.startswith(POLICY_PREFIX)}
 
 
 def export_checkpoint(checkpoint: str, out: str, tokenizer: str | None = None) -> None:

@@ -97,6 +97,7 @@ class Head:
         self.scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
 
     def __call__(self, hidden: Tensor) -> Tensor:
+        """Logits, `[K, V]`, of last hidden states, `[K, H]`."""
         logits: Tensor = self.embedding(hidden)
         if self.scale != 1.0:
             logits = logits * self.scale

@@ -175,6 +175,6 @@ def _forget_reference(module: nn.Module, state: dict[str, Any], prefix: str, met
         del state[name]
 
 
-def _after_loading(module: nn.Module, incompatible: Any) -> None:
+def _after_loading(module: Any, incompatible: Any) -> None:
     module.untrained = False
     incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if "_frozen." not in name]

@@ -53,7 +53,7 @@ class TokenizedDataset(Dataset[Batch]):
         self.desirable = desirable
         self.share_prompts = share_prompts
         self.completion_offsets = np.concatenate([[0], np.cumsum(np.diff(offsets) - prompt_lengths, dtype=np.int64)])
-        """Where the tokens of each completion start in an array of those of all completions, int64 `[sequences + 1]`."""
+        """Where each completion starts in an array of the tokens of all completions, int64 `[sequences + 1]`."""
 
     def __len__(self) -> int:
         return len(self.weights)

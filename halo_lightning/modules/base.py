@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import lightning as L
 import numpy as np
 import torch
-from lightning.fabric.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 Feedback = Literal["sft", "unary", "paired"]
 
 DATA_MODULES = {"sft": "SFTDataModule", "unary": "UnaryDataModule", "paired": "PairedDataModule"}
+# Lightning's warning about hooks of modules and data modules is meant for who wrote both; a user of KTO wrote neither.
+warnings.filterwarnings("ignore", message=".*overridden `on_before_batch_transfer`.*")
+
 PROGRESS_BAR = {"loss", "rewards/margins", "rewards/accuracies", "kl"}
 
 
@@ -125,6 +128,8 @@ class HaloModule(L.LightningModule):
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.models: PolicyAndReference | None = None
+        self.reference_notes: list[str] = []
+        """Where the log-probabilities of the reference came from, a sentence for each data set."""
         self._caches: list[ReferenceCache] = []
         self._logged_at = 0
         self.training_metrics = self.metrics()
@@ -188,8 +193,13 @@ class HaloModule(L.LightningModule):
                 " read preference pairs as well)"
             )
         self._caches = self.reference_caches()
+        self.reference_notes = []
         for cache in self._caches:
             cache.dataset.reference_logps = cache.read()
+            if cache.dataset.reference_logps is not None:
+                self.reference_notes.append(
+                    f"reference: the log-probabilities of {len(cache.dataset):,} examples are those in {cache.path}"
+                )
 
     def reference_caches(self) -> list[ReferenceCache]:
         """The caches of the reference's log-probabilities, of training and of validation data, if they are to be used.
@@ -223,7 +233,7 @@ class HaloModule(L.LightningModule):
             cache.dataset.reference_logps = cache.compute(
                 compute, trainer.strategy, trainer.world_size, trainer.global_rank
             )
-            rank_zero_info(
+            self.reference_notes.append(
                 f"reference: the log-probabilities of {len(cache.dataset):,} examples took"
                 f" {time.perf_counter() - began:.1f} s, and are kept in {cache.path}"
             )

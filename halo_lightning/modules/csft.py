@@ -61,8 +61,7 @@ class CSFT(HaloModule):
         rows = sequences.unpacked()
         controls = self.control_tokens
         prompts = [
-            np.concatenate([prompt, controls[good]])
-            for (prompt, _), good in zip(rows, desirable.tolist(), strict=True)
+            np.concatenate([prompt, controls[good]]) for (prompt, _), good in zip(rows, desirable.tolist(), strict=True)
         ]
         return pack(prompts, [completion for _, completion in rows])
 

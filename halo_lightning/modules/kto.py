@@ -31,7 +31,7 @@ class KTO(UnaryHalo):
         value_function: Human value function h(z, z_ref), one of `halo_lightning.values` or any callable on two tensors;
             None is the logistic function of eq. 7.
         kl: How KL(π_θ‖π_ref) is estimated: `halves`, each half of the batch from the other half (the report);
-            `mismatched`, from prompts with completions of other prompts of the batch, which are computed in addition
+            `mismatched`, from prompts with completions of other prompts of the process's batch, computed in addition
             (arXiv 2402.01306), and for which no cache has the reference's log-probabilities, so that the reference is
             in memory beside the policy; or `none`, which takes it to be 0.
         kl_over: Whose examples it is estimated from: those of all `processes`, or of this `device` alone (the code

@@ -32,8 +32,8 @@ class OfflinePPO(HaloModule):
             ratio every token that is not clipped weighs the same.
         clip: Lower and upper bound of r_θ; None is [0.5, 2.0], or the logarithms of these for `log`.
         advantage: `constant`, ±1 for every token of the completion (the report's text), or `gae`: ±1 at the last
-            token, spread over the tokens by a value head and generalized advantage estimation, whitened over the
-            batch of the device (the released code).
+            token, spread over the tokens by a value head and generalized advantage estimation, whitened over
+            the batch of all processes (the released code).
         kl_penalty: Weight of the mean over tokens of log(π_ref/π_θ) in the loss; the released code has 0.1.
         gamma: γ of `gae`, the discount from token to token.
         lam: λ of `gae`.
@@ -118,7 +118,8 @@ class OfflinePPO(HaloModule):
         rewards = reward[:, None] * last
         advantages = generalized_advantages(values, rewards, mask, gamma=self.gamma, lam=self.lam)
         errors = (values - discounted_returns(rewards, mask, gamma=self.gamma)) ** 2 * mask
-        return whiten(advantages, mask), 0.5 * errors.sum(-1) / mask.sum(-1).clamp(min=1)
+        whitened = whiten(advantages, mask, total=lambda scalar: self.of_all_processes(scalar[None]).sum())
+        return whitened, 0.5 * errors.sum(-1) / mask.sum(-1).clamp(min=1)
 
     def configure_gradient_clipping(
         self,
