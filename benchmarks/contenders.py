@@ -77,7 +77,9 @@ def halo(work: Work, folder: Path, **options: Any) -> Measured:
         logger=False,
         callbacks=[watch],
         default_root_dir=folder,
-        **dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
     )
     data = work.data_module(folder, share_prompts=share_prompts)
     trainer.fit(module, datamodule=data)
@@ -134,6 +136,7 @@ def trl(work: Work, folder: Path, *, best: bool) -> Measured:
         def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
             return dataset  # its rows are tokenised: everybody trains on the same tokens
 
+    before = now(work.device)  # the reference's pass is in the constructor
     trainer = OnTokens(
         model=model,
         args=config,
@@ -141,10 +144,9 @@ def trl(work: Work, folder: Path, *, best: bool) -> Measured:
         processing_class=AutoTokenizer.from_pretrained(folder / "model"),
         callbacks=[Watch()],
     )
-    before = now(work.device)
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return Measured(losses, ends, times["started"] - before)
+    return Measured(losses, ends, times["started"] - before if best and work.method != "sft" else 0.0)
 
 
 def dpo_columns(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -195,7 +197,7 @@ def straightforward(work: Work, folder: Path) -> Measured:
 
     model = load().train()
     reference = None if work.method == "sft" else load().eval().requires_grad_(False)
-    loss_of: Callable[..., Tensor] = {"dpo": dpo, "kto": kto, "sft": sft}[work.method]
+    loss_of = dpo if work.method == "dpo" else kto
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
     losses, ends = [], []
     for batch in json.loads((folder / "batches.json").read_text()):

@@ -52,6 +52,7 @@ class Work:
         max_length: Longest sequence; longer pairs are left out beforehand, so that nobody truncates.
         dtype: Of the weights: `float32` or `bfloat16`.
         device: `cpu` or `cuda`.
+        long_rows: Whether each row is made of many, and cut to `max_length`: half prompt, half completion.
     """
 
     method: str = "dpo"
@@ -61,6 +62,7 @@ class Work:
     max_length: int = 512
     dtype: str = "float32"
     device: str = "cpu"
+    long_rows: bool = False
 
     @property
     def model_shape(self) -> Shape:
@@ -119,7 +121,7 @@ def write_rows(work: Work, lines: list[str], folder: Path) -> None:
     """As many usable rows as the work needs, as text and as batches of tokens."""
     tokenizer = load_tokenizer(str(folder / "model"))
     wanted = work.batch * work.steps // (2 if work.method == "kto" else 1)
-    chosen, start = [], 0
+    chosen, start = long_rows(lines, wanted) if work.long_rows else [], 0
     while len(chosen) < wanted and start < len(lines):
         part = lines[start : start + 2 * wanted]
         start += len(part)
@@ -147,6 +149,16 @@ def write_rows(work: Work, lines: list[str], folder: Path) -> None:
             )
         batches.append(rows)
     (folder / "batches.json").write_text(json.dumps(batches))
+
+
+def long_rows(lines: list[str], wanted: int) -> list[str]:
+    """Rows whose prompts and completions are longer than anybody's limit."""
+    size = len(lines) // (3 * wanted)
+    texts = ["\n".join(json.loads(line)["chosen"] for line in lines[i : i + size]) for i in range(0, len(lines), size)]
+    return [
+        json.dumps(dict(zip(("prompt", "chosen", "rejected"), texts[3 * row : 3 * row + 3], strict=True))) + "\n"
+        for row in range(wanted)
+    ]
 
 
 def usable(row: dict[str, str]) -> bool:

@@ -122,9 +122,7 @@ def test_padded_rows_give_the_same() -> None:
     pad_rows(padded)
     assert ways_of(model).packed
     assert not ways_of(padded).packed
-    torch.testing.assert_close(
-        target_logps(model, sequences), target_logps(padded, sequences), rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(target_logps(model, sequences), target_logps(padded, sequences), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(
         last_hidden_states(model, sequences), last_hidden_states(padded, sequences), rtol=1e-5, atol=1e-5
     )

@@ -97,7 +97,7 @@ class HaloModule(L.LightningModule):
         packing: bool = True,
         reference_mode: ReferenceMode = "cached",
         reference_cache: str | None = None,
-        lora: LoRA | None = None,
+        lora: LoRA | dict[str, Any] | None = None,
         gradient_checkpointing: bool = False,
         humanline: tuple[float, float] | None = None,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(
@@ -110,7 +110,9 @@ class HaloModule(L.LightningModule):
         # Checkpoints are read without pickle, so hyper-parameters have to be primitives: objects given in Python
         # (a value function, say) are not kept. From the command line they are, as class paths and arguments.
         for name, value in list(self.hparams.items()):
-            if isinstance(value, os.PathLike):
+            if isinstance(value, LoRA):
+                self.hparams[name] = asdict(value)
+            elif isinstance(value, os.PathLike):
                 self.hparams[name] = os.fspath(value)
             elif not isinstance(value, (str, int, float, bool, list, tuple, dict, type(None))):
                 del self.hparams[name]
@@ -118,7 +120,7 @@ class HaloModule(L.LightningModule):
         self.reference_path = None if reference is None else os.fspath(reference)
         self.dtype_of_weights = dtype
         self.attention, self.packing, self.gradient_checkpointing = attention, packing, gradient_checkpointing
-        self.lora = lora
+        self.lora = LoRA(**lora) if isinstance(lora, dict) else lora
         self.reference_mode, self.reference_cache = reference_mode, reference_cache
         if reference_mode == "adapter" and self.needs_reference and (lora is None or reference is not None):
             raise ConfigError(
