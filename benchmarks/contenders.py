@@ -244,6 +244,6 @@ CONTENDERS: dict[str, Callable[[Work, Path], Measured]] = {
     "halo_lightning, padded rows": lambda work, folder: halo(work, folder, packing=False),
     "halo_lightning, prompts not shared": lambda work, folder: halo(work, folder, share_prompts=False),
     "halo_lightning, frozen reference": lambda work, folder: halo(work, folder, reference_mode="frozen"),
-    "halo_lightning, activation checkpointing": lambda work, folder: halo(work, folder, gradient_checkpointing=True),
+    "halo_lightning, activation checkpointing": lambda work, folder: halo(work, folder, activation_checkpointing=True),
     "halo_lightning, optimizer not fused": lambda work, folder: halo(work, folder, fused=None),
 }

@@ -191,6 +191,21 @@ def last_block(model: PreTrainedModel) -> nn.Module | None:
     return next((blocks[-1] for blocks in lists if len(blocks) == layers), None)
 
 
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Lets each block but the last compute its activations again in the backward pass.
+
+    The last block's would be needed again at once, so that computing them a second time would save nothing.
+    """
+    options = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):  # the name since transformers 5.20
+        model.activation_checkpointing_enable(options)
+    else:
+        model.gradient_checkpointing_enable(options)
+    block: Any = last_block(model)
+    if hasattr(block, "gradient_checkpointing"):
+        block.gradient_checkpointing = False
+
+
 # --- making sure ---------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from halo_lightning.data.batches import Sequences, pack
-from halo_lightning.forward import last_block, last_hidden_states, pad_rows, target_logps, ways_of
+from halo_lightning.forward import (
+    checkpoint_activations,
+    last_block,
+    last_hidden_states,
+    pad_rows,
+    target_logps,
+    ways_of,
+)
 from halo_lightning.pretrained import switch_dropout_off
 from tests.conftest import one_by_one, tiny_llama
 
@@ -99,7 +106,7 @@ def test_gradients_equal_those_of_plain_forward_passes(name: str, checkpointing:
     expected = {key: parameter.grad for key, parameter in model.named_parameters()}
     model.zero_grad()
     if checkpointing:
-        model.train().gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_activations(model.train())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         (sequences.table(target_logps(model, sequences)) * weights).sum().backward()

@@ -67,8 +67,8 @@ class HaloModule(L.LightningModule):
         reference_cache: The folder of the cache; None is `~/.cache/halo_lightning`, or what the environment variable
             `HALO_LIGHTNING_CACHE` says.
         lora: Trains a low-rank adapter instead of the weights, such as `{rank: 16, alpha: 32}`.
-        gradient_checkpointing: Computes the activations of each block again in the backward pass: less memory, a third
-            more time.
+        activation_checkpointing: Computes the activations of each block but the last again in the backward pass: less
+            memory, more time.
         humanline: Bounds that the log-ratio of every single token is clipped to (humanline, arXiv 2509.24207), such
             as [-1.0, 1.5]; None clips nothing. Only methods with a reference have a log-ratio.
         optimizer: Makes the optimizer of the policy's parameters.
@@ -98,7 +98,7 @@ class HaloModule(L.LightningModule):
         reference_mode: ReferenceMode = "cached",
         reference_cache: str | None = None,
         lora: LoRA | dict[str, Any] | None = None,
-        gradient_checkpointing: bool = False,
+        activation_checkpointing: bool = False,
         humanline: tuple[float, float] | None = None,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(
             parameters, lr=5e-6, weight_decay=0.0, fused=True
@@ -119,7 +119,7 @@ class HaloModule(L.LightningModule):
         self.policy_path = os.fspath(policy)
         self.reference_path = None if reference is None else os.fspath(reference)
         self.dtype_of_weights = dtype
-        self.attention, self.packing, self.gradient_checkpointing = attention, packing, gradient_checkpointing
+        self.attention, self.packing, self.activation_checkpointing = attention, packing, activation_checkpointing
         self.lora = LoRA(**lora) if isinstance(lora, dict) else lora
         self.reference_mode, self.reference_cache = reference_mode, reference_cache
         if reference_mode == "adapter" and self.needs_reference and (lora is None or reference is not None):
@@ -130,8 +130,8 @@ class HaloModule(L.LightningModule):
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.models: PolicyAndReference | None = None
-        self.reference_notes: list[str] = []
-        """Where the log-probabilities of the reference came from, a sentence for each data set."""
+        self.reference_note = ""
+        """Where the log-probabilities of the reference came from, for who reads the run's output."""
         self._caches: list[ReferenceCache] = []
         self._logged_at = 0
         self.training_metrics = self.metrics()
@@ -169,7 +169,7 @@ class HaloModule(L.LightningModule):
                 attention=self.attention,
                 packing=self.packing,
                 lora=self.lora,
-                gradient_checkpointing=self.gradient_checkpointing,
+                activation_checkpointing=self.activation_checkpointing,
             )
 
     @property
@@ -195,13 +195,8 @@ class HaloModule(L.LightningModule):
                 " read preference pairs as well)"
             )
         self._caches = self.reference_caches()
-        self.reference_notes = []
         for cache in self._caches:
             cache.dataset.reference_logps = cache.read()
-            if cache.dataset.reference_logps is not None:
-                self.reference_notes.append(
-                    f"reference: the log-probabilities of {len(cache.dataset):,} examples are those in {cache.path}"
-                )
 
     def reference_caches(self) -> list[ReferenceCache]:
         """The caches of the reference's log-probabilities, of training and of validation data, if they are to be used.
@@ -221,25 +216,27 @@ class HaloModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Computes the reference's log-probabilities that are not in the cache."""
-        missing = [cache for cache in self._caches if cache.dataset.reference_logps is None]
-        if not missing:
+        if not self._caches:
             return
-        pair, trainer = self.pair, self.trainer
+        missing = [cache for cache in self._caches if cache.dataset.reference_logps is None]
+        began, pair = time.perf_counter(), self.pair
         # The policy is its own reference as long as nothing has changed it; its adapter can always be switched off.
         own = self.reference_path in (None, self.policy_path) and (pair.untrained or has_adapter(pair.policy))
-        reference = None if own else pair.loaded_reference()
+        reference = None if own or not missing else pair.loaded_reference()
         self.eval()
         for cache in missing:
-            began = time.perf_counter()
             compute = partial(self._reference_logps_of, cache.dataset, reference)
+            trainer = self.trainer
             cache.dataset.reference_logps = cache.compute(
                 compute, trainer.strategy, trainer.world_size, trainer.global_rank
             )
-            self.reference_notes.append(
-                f"reference: the log-probabilities of {len(cache.dataset):,} examples took"
-                f" {time.perf_counter() - began:.1f} s, and are kept in {cache.path}"
-            )
         self.train()
+        new = sum(len(cache.dataset) for cache in missing)
+        found = sum(len(cache.dataset) for cache in self._caches) - new
+        self.reference_note = (
+            f"reference: log-probabilities of {new:,} examples computed in {time.perf_counter() - began:.1f} s,"
+            f" of {found:,} found in {self._caches[0].folder}"
+        )
 
     @torch.no_grad()
     def _reference_logps_of(

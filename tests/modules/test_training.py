@@ -175,7 +175,7 @@ def test_an_adapter_is_trained_exported_and_resumed(pairs: str, tmp_path: Path) 
 
 def test_activation_checkpointing_and_padded_rows_change_nothing(pairs: str, tmp_path: Path) -> None:
     losses = []
-    for options in ({}, {"gradient_checkpointing": True}, {"packing": False}):
+    for options in ({}, {"activation_checkpointing": True}, {"packing": False}):
         module = DPO("embedded:base", dtype="float64", optimizer=lambda p: torch.optim.SGD(p, lr=0.1), **options)
         data = PairedDataModule(pairs, batch_size=8, max_length=128, max_prompt_length=64, validation_fraction=0)
         trained = trainer(tmp_path)
