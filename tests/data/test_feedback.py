@@ -27,6 +27,21 @@ THREE_TURNS = (
 HH = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye\n\nAssistant:"
 
 
+def system(content: str) -> dict[str, str]:
+    return {"role": "system", "content": content}
+
+
+def tool(content: str, **more: str) -> dict[str, str]:
+    return {"role": "tool", "content": content, **more}
+
+
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 2}}}
+
+
+def calls() -> dict[str, Any]:
+    return {"role": "assistant", "content": None, "tool_calls": [CALL]}
+
+
 def row(**values: Any) -> Row:
     return Row(values, "rows.jsonl", 7)
 
@@ -184,7 +199,14 @@ def test_a_missing_key_is_named(key: str) -> None:
     ("chosen", "rejected", "key", "found"),
     [
         ([user("a"), assistant("x")], [user("b"), assistant("y")], "rejected", "message 1 differs"),
-        ([user("a"), assistant("x")], [user("a"), user("b"), assistant("y")], "rejected", "message 2 differs"),
+        ([user("a"), assistant("x")], [system("a"), user("a"), assistant("y")], "rejected", "message 1 differs"),
+        (
+            [user("a"), assistant("x")],
+            [user("a"), user("b"), assistant("y")],
+            "rejected",
+            "of the user after one of the",
+        ),
+        ([user("a"), assistant("x")], [user("a"), calls(), tool("3"), assistant("y")], "rejected", "message 2 differs"),
         ([user("a"), assistant(" ")], [user("a"), assistant("y")], "chosen", "empty last message"),
         ([user("a")], [user("a"), assistant("y")], "chosen", "last turn of the user"),
         ([assistant("x")], [assistant("y")], "chosen", "nothing before the last turn"),

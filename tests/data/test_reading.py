@@ -59,7 +59,6 @@ def test_what_needs_no_conversion_stays(file: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "wanted", "says"),
     [
-        ([UP], "paired", ["found unary feedback", "expected preference pairs", "UnaryDataModule", "cannot be turned"]),
         ([DEMONSTRATION], "paired", ["found demonstrations", "SFTDataModule reads"]),
         ([DEMONSTRATION], "unary", ["found demonstrations", "expected unary feedback", "'label'"]),
         ([{"text": "Hi"}], "unary", ["found the keys 'text'", "prompt, completion, label", "prompt, chosen, rejected"]),
