@@ -217,32 +217,28 @@ def csv_rows(content: Content, bad: BadRows, delimiter: str) -> Iterator[Row]:
     reader = csv.reader(texts(), delimiter=delimiter, strict=True)
     columns: list[str] | None = None
     while True:
-        line = reader.line_num + 1
-        values: list[str] | None = None
+        line, values = reader.line_num + 1, []
         try:
             values = next(reader)
-            if undecodable:
-                raise undecodable[0]
-            if columns is None:
-                columns = _columns(values, name, line, expected)
-                continue
-            if not values:
-                continue  # a blank line, which CSV has no meaning for
-            if len(values) != len(columns):
-                raise DataError(f"found {len(values)} values, {expected} ({len(columns)})", file=name, line=line)
+            wrong = undecodable.pop() if undecodable else None
         except StopIteration:
             return
         except csv.Error as error:
             wrong = DataError(f"found a record that is not CSV ({error}), {expected}", file=name, line=line)
-            if columns is None or "unexpected end" in str(error):  # a quote that swallows the rest of the file
+            if "unexpected end" in str(error):  # a quote that swallows the rest of the file: nobody knows how many rows
                 raise wrong from error
-            bad.refuse(wrong)
+        undecodable.clear()
+        if columns is None:
+            if wrong is not None:
+                raise wrong
+            columns = _columns(values, name, line, expected)
             continue
-        except DataError as error:
-            undecodable.clear()
-            if columns is None:
-                raise
-            bad.refuse(error, None if values is None else str(values))
+        if wrong is None and not values:
+            continue  # a blank line, which CSV has no meaning for
+        if wrong is None and len(values) != len(columns):
+            wrong = DataError(f"found {len(values)} values, {expected} ({len(columns)})", file=name, line=line)
+        if wrong is not None:
+            bad.refuse(wrong, str(values))
             continue
         yield Row(dict(zip(columns, values, strict=True)), name, line, "text")
 
