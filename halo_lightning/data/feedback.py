@@ -32,7 +32,7 @@ from halo_lightning.data.conversations import (
     parse_tools,
 )
 from halo_lightning.data.sources.config import KeepPrompt
-from halo_lightning.data.sources.rows import Row, describe, problem, require
+from halo_lightning.data.sources.rows import Row, describe, found_keys, problem, require
 from halo_lightning.data.sources.rows import UnusableRowError as UnusableRowError
 
 Feedback = Literal["sft", "paired", "unary"]
@@ -115,8 +115,9 @@ def parse_paired(row: Row) -> Paired:
             raise problem(
                 row,
                 "prompt",
-                "this key is missing, expected a string or a list of messages (it may be absent only where chosen and"
-                " rejected are both whole conversations: lists of messages, or texts that start with"
+                f"this key is missing (found {found_keys(row)}), expected a string or a list of messages (it may be"
+                " absent only where chosen and rejected are both whole conversations: lists of messages, or texts that"
+                " start with"
                 f" {HUMAN!r})",
             )
     return Paired(prompt, chosen, rejected, _weight(row), row.file, row.line, parse_tools(row))

@@ -140,19 +140,20 @@ class SourceReader:
 
     def _rated(self, rows: Iterator[Row], left_out: LeftOut, bad: BadRows) -> Iterator[Row]:
         """Rows without rated completions: these become pairs, or rows of one completion each."""
+        label = self.source.label
+        by_score = self.feedback == "paired" and (label is None or label.is_score)
         scored: list[Row] = []
-        collect = self.feedback == "paired" and self.source.label is None
 
         def unify(row: Row) -> list[Row]:
             kind = sniff(row.values)
             if kind == "rated":
                 return self._rated_row(row)
-            if collect and kind == "sft" and "completion" in row.values and "score" in row.values:
+            if kind == "paired":
+                self._check_margin(row)
+            elif by_score and kind and "messages" not in row.values and ("score" in row.values or label is not None):
                 parse_demonstration(row)  # what is wrong with it is said of this row, not of the pair that it is in
                 scored.append(row._replace(values={**row.values, "score": score_of(row)}))
                 return []
-            if kind == "paired":
-                self._check_margin(row)
             return [row]
 
         yield from _each(rows, unify, left_out, bad)
@@ -160,12 +161,18 @@ class SourceReader:
             yield from rated.pairs_of_scored_rows(scored, self.source.rated, left_out)
 
     def _rated_row(self, row: Row) -> list[Row]:
-        if self.source.label is not None:
-            return rated.one_by_one(row, self.source.rated)
+        label, settings = self._label, self.source.rated
         if self.feedback == "paired":
-            return rated.pairs_of(row, self.source.rated)
+            return rated.pairs_of(row, settings)
+        if label is not None:
+            rows = rated.one_by_one(row, settings)
+            if self.feedback == "sft":
+                rows = [one for one in rows if labelled(one, label).values["label"]]
+            if not rows:
+                raise UnusableRowError("whose completions are undesirable, so not imitated", row)
+            return rows
         if self.feedback == "sft":
-            return [rated.best(row, self.source.rated)]
+            return [rated.best(row, settings)]
         raise problem(
             row,
             "completions",

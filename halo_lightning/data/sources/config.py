@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from halo_lightning.errors import ConfigError
 
@@ -50,7 +50,12 @@ class Label:
     threshold: float | None = None
     quantile: float | None = None
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuses settings that cannot work.
+
+        Raises:
+            ConfigError: There are such settings.
+        """
         given = [name for name in ("mapping", "threshold", "quantile") if getattr(self, name) is not None]
         given += ["numbers"] * self.numbers
         if len(given) > 1:
@@ -154,7 +159,14 @@ class Source:
     keep_prompt: KeepPrompt | None = None
     seed: int | None = None
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuses settings that cannot work. Whoever reads a source does this first.
+
+        It is not done when the object is made, since the parser of configurations would hide the message.
+
+        Raises:
+            ConfigError: There are such settings.
+        """
         if not self.path or not all(self.paths):
             raise ConfigError(f"path is {self.path!r}: expected the path of a file or folder, or a list of paths")
         for key in self.columns:
@@ -170,6 +182,17 @@ class Source:
                 raise ConfigError(f"{self}: {name} is {getattr(self, name)}: expected a number from 0 to 1")
         if self.weight is not None and not 0 < self.weight < float("inf"):
             raise ConfigError(f"{self}: weight is {self.weight}: expected a number above 0")
+        for name in ("format", "keep_prompt"):
+            choices = get_args(Format) if name == "format" else (*get_args(KeepPrompt), None)
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{self}: {name} is {getattr(self, name)!r}: expected one of {choices}")
+        most = self.shp.max_pairs_per_prompt
+        if most is not None and most < 1:
+            raise ConfigError(f"{self}: shp.max_pairs_per_prompt is {most}: expected 1 or more, or null for all")
+        if self.rated.pairs not in get_args(Pairing):
+            raise ConfigError(f"{self}: rated.pairs is {self.rated.pairs!r}: expected one of {get_args(Pairing)}")
+        if self.label is not None:
+            self.label.check()
 
     @property
     def paths(self) -> list[str]:
@@ -178,8 +201,10 @@ class Source:
 
     @classmethod
     def of(cls, source: str | os.PathLike[str] | Source) -> Source:
-        """A path alone is a source, too."""
-        return source if isinstance(source, Source) else cls(os.fspath(source))
+        """The source itself, checked; a path alone is a source, too."""
+        made = source if isinstance(source, Source) else cls(os.fspath(source))
+        made.check()
+        return made
 
     def as_plain_data(self) -> str | dict[str, Any]:
         """What a configuration would say: the path alone, or what differs from the defaults."""

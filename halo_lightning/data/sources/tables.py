@@ -70,8 +70,9 @@ def _arrow_rows(batches: Callable[[], Iterator[Any]], name: str, what: str, bad:
 
 
 def _values(batch: Any, name: str, before: int, bad: BadRows) -> Iterable[dict[str, Any] | None]:
-    """The rows of a batch; None for one whose text is not UTF-8."""
+    """The rows of a batch; None for one that cannot be used."""
     try:
+        batch.validate(full=True)  # a damaged file may point anywhere in memory, and be believed
         return batch.to_pylist()
     except (UnicodeDecodeError, ValueError, OverflowError):
         return _values_one_by_one(batch, name, before, bad)
@@ -79,10 +80,14 @@ def _values(batch: Any, name: str, before: int, bad: BadRows) -> Iterable[dict[s
 
 def _values_one_by_one(batch: Any, name: str, before: int, bad: BadRows) -> Iterator[dict[str, Any] | None]:
     for index in range(batch.num_rows):
+        row = batch.slice(index, 1)
         try:
-            (values,) = batch.slice(index, 1).to_pylist()
+            row.validate(full=True)
+            (values,) = row.to_pylist()
         except (UnicodeDecodeError, ValueError, OverflowError) as error:
-            found = f"found a value that Python cannot hold ({error})"
+            if "offset" in str(error).lower():  # the table itself is damaged, not a value in it
+                raise
+            found = f"found a value that cannot be read ({excerpt(str(error), 200)})"
             bad.refuse(DataError(f"{found}, expected text in UTF-8", file=name, line=RowNumber(before + index + 1)))
             values = None
         yield values

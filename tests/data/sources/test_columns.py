@@ -11,7 +11,7 @@ import pytest
 
 from halo_lightning.data.feedback import Demonstration, Paired, Unary
 from halo_lightning.data.reading import LeftOut, read_feedback
-from halo_lightning.data.sources import BadRows, Label, Row, Source
+from halo_lightning.data.sources import SHP, BadRows, Label, Rated, Row, Source
 from halo_lightning.data.sources.columns import labelled, named
 from halo_lightning.errors import ConfigError, DataError, RowNumber
 from tests.data.helpers import write_rows
@@ -64,13 +64,17 @@ def test_a_column_that_is_not_there_is_named_with_the_nearest_one() -> None:
         ({"keep_desirable": 1.5}, "keep_desirable is 1.5"),
         ({"keep_undesirable": -0.1}, "keep_undesirable is -0.1"),
         ({"weight": 0}, "weight is 0"),
+        ({"format": "shq"}, "format is 'shq'"),
+        ({"keep_prompt": "middle"}, "keep_prompt is 'middle'"),
+        ({"shp": SHP(max_pairs_per_prompt=0)}, "max_pairs_per_prompt is 0"),
+        ({"rated": Rated(pairs="some")}, "rated.pairs is 'some'"),  # type: ignore[arg-type]
         ({"path": ""}, "path is ''"),
         ({"path": []}, "path is"),
     ],
 )
 def test_a_source_that_cannot_work_is_refused_at_once(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        Source(**{"path": "rows.jsonl", **settings})
+        Source.of(Source(**{"path": "rows.jsonl", **settings}))
 
 
 def test_a_source_as_plain_data() -> None:
@@ -145,7 +149,7 @@ def test_a_label_that_means_nothing(label: Label, value: Any, found: str) -> Non
 )
 def test_a_description_of_labels_that_cannot_work(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        Label(**settings)
+        Source.of(Source("rows.jsonl", label=Label(**settings)))
 
 
 def test_a_mapping_may_leave_rows_out(tmp_path: Path) -> None:
