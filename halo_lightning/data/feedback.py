@@ -9,7 +9,8 @@ r"""Feedback: rows parsed into examples, converted where that is possible, and c
 `prompt`, and what is said in reply, is a string or a list of `{"role", "content"}` messages. Two forms of pairs have
 no `prompt`: TRL's (`chosen` and `rejected` are whole conversations as lists of messages), and Anthropic's HH files as
 published (both are whole dialogues as strings that start with `\n\nHuman:`). The prompt is then everything up to the
-last turn of the assistant. `tools`, a list of objects, is for the chat template. Other keys are ignored.
+last turn of the assistant. A third one is TRL's with plain texts: see `with_prompt`. `tools`, a list of objects, is for
+the chat template. Other keys are ignored.
 
 A `label` is a boolean. 0 and 1 are refused on purpose: a rating from 0 to 5 or a class number would pass for thumbs as
 long as it happens to be 0 or 1. What else a label may be, a source has to say: see `sources.config.Label`.
@@ -17,7 +18,9 @@ long as it happens to be 0 or 1. What else a label may be, a source has to say: 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Literal
 
 from halo_lightning.data.conversations import (
@@ -121,6 +124,36 @@ def parse_paired(row: Row) -> Paired:
                 f" {HUMAN!r})",
             )
     return Paired(prompt, chosen, rejected, _weight(row), row.file, row.line, parse_tools(row))
+
+
+def has_implicit_prompt(row: Row) -> bool:
+    """Whether a row is a pair of plain texts without a prompt."""
+    sides = [row.values.get(key) for key in ("chosen", "rejected")]
+    return "prompt" not in row.values and all(isinstance(s, str) and not s.startswith(HUMAN) for s in sides)
+
+
+def with_prompt(row: Row) -> Row:
+    """A pair of plain texts with what both begin with as its prompt, in whole words.
+
+    Example:
+        >>> with_prompt(Row({"chosen": "The sky is blue.", "rejected": "The sky is green."}, "rows.jsonl", 1)).values
+        {'chosen': ' blue.', 'rejected': ' green.', 'prompt': 'The sky is'}
+
+    Raises:
+        DataError: They begin with nothing in common.
+    """
+    chosen, rejected = row.values["chosen"], row.values["rejected"]
+    common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False)))
+    prompt = re.sub(r"\s*\S*\Z", "", chosen[:common])
+    if not prompt.strip():
+        raise problem(
+            row,
+            "prompt",
+            f"this key is missing (found {found_keys(row)}), and chosen and rejected begin with no words in common;"
+            " expected a string or a list of messages",
+        )
+    values = {"chosen": chosen[len(prompt) :], "rejected": rejected[len(prompt) :], "prompt": prompt}
+    return row._replace(values={**row.values, **values})
 
 
 def parse_demonstration(row: Row) -> Demonstration:

@@ -17,9 +17,11 @@ from halo_lightning.data.feedback import (
     Paired,
     Unary,
     UnusableRowError,
+    has_implicit_prompt,
     parse_demonstration,
     parse_paired,
     parse_unary,
+    with_prompt,
 )
 from halo_lightning.data.kinds import READABLE, check_kind, sniff
 from halo_lightning.data.sources import oasst, rated, shp
@@ -79,10 +81,10 @@ class SourceReader:
         """The examples of the source, before any selection."""
         self._action = bad
         rows = self._named_rows(left_out, bad)
-        form, rows = self._form(rows)
+        form, implicit, rows = self._form(rows)
         keep: KeepPrompt = self.source.keep_prompt or ("end" if form == "rows" else "start")
         pairer = Pairer()
-        for example in self._parsed(self._unified(rows, form, left_out, bad), left_out, bad):
+        for example in self._parsed(self._unified(rows, form, implicit, left_out, bad), left_out, bad):
             kept = keeping(example, keep)
             if isinstance(kept, Unary) and self.feedback == "paired":
                 yield from pairer.add(kept)
@@ -98,24 +100,30 @@ class SourceReader:
 
         return _each(counted(), lambda row: [named(row, self.source.columns)], left_out, bad)
 
-    def _form(self, rows: Iterator[Row]) -> tuple[str, Iterator[Row]]:
-        """Whether the rows are of a published format, and the rows again."""
-        if self.source.format != "auto":
-            return self.source.format, rows
+    def _form(self, rows: Iterator[Row]) -> tuple[str, bool, Iterator[Row]]:
+        """Whether the rows are of a published format, whether pairs have no prompt of their own, and the rows again.
+
+        The first row decides for the source. So where prompts are the rule, one that is missing stays an error.
+        """
         first = list(itertools.islice(rows, 1))
-        keys = first[0].values.keys() if first else set()
-        form = "shp" if keys >= shp.COLUMNS else "oasst" if keys >= oasst.COLUMNS else "rows"
-        return form, itertools.chain(first, rows)
+        form: str = self.source.format
+        if form == "auto":
+            keys = first[0].values.keys() if first else set()
+            form = "shp" if keys >= shp.COLUMNS else "oasst" if oasst.is_oasst(keys) else "rows"
+        implicit = bool(first) and has_implicit_prompt(first[0])
+        return form, implicit, itertools.chain(first, rows)
 
     # --- published formats, and rated completions, as rows of a prompt and its completions -------------------------
 
-    def _unified(self, rows: Iterator[Row], form: str, left_out: LeftOut, bad: BadRows) -> Iterator[Row]:
+    def _unified(
+        self, rows: Iterator[Row], form: str, implicit: bool, left_out: LeftOut, bad: BadRows
+    ) -> Iterator[Row]:
         if form == "oasst":
             demonstrations = self.feedback == "sft"
             return oasst.oasst_rows(rows, self.source.oasst, demonstrations=demonstrations, bad=bad, left_out=left_out)
         if form == "shp":
             return _each(rows, self._shp_rule(), left_out, bad)
-        return self._rated(rows, left_out, bad)
+        return self._rated(rows, implicit, left_out, bad)
 
     def _shp_rule(self) -> Callable[[Row], list[Row]]:
         settings, posts = self.source.shp, set[bytes]()
@@ -138,8 +146,8 @@ class SourceReader:
         pairs = _each(self._named_rows(nowhere, bad), lambda row: [shp.shp_pair(row, settings)], nowhere, bad)
         return shp.drawn_pairs(pairs, settings.max_pairs_per_prompt or 0, self.seed)
 
-    def _rated(self, rows: Iterator[Row], left_out: LeftOut, bad: BadRows) -> Iterator[Row]:
-        """Rows without rated completions: these become pairs, or rows of one completion each."""
+    def _rated(self, rows: Iterator[Row], implicit: bool, left_out: LeftOut, bad: BadRows) -> Iterator[Row]:
+        """Rows without rated completions (they become pairs, or one row each) and without implicit prompts."""
         label = self.source.label
         by_score = self.feedback == "paired" and (label is None or label.is_score)
         scored: list[Row] = []
@@ -150,6 +158,9 @@ class SourceReader:
                 return self._rated_row(row)
             if kind == "paired":
                 self._check_margin(row)
+                if implicit and has_implicit_prompt(row):
+                    row = with_prompt(row)
+                    left_out.implicit_prompts += 1
             elif by_score and kind and "messages" not in row.values and ("score" in row.values or label is not None):
                 parse_demonstration(row)  # what is wrong with it is said of this row, not of the pair that it is in
                 scored.append(row._replace(values={**row.values, "score": score_of(row)}))

@@ -64,6 +64,12 @@ class DataSummary:
             completion_tokens=tokens - int(train.prompt_lengths.sum()),
             notes=(
                 *(f"{source}: {rows}" for source, rows in left_out),
+                *(
+                    f"{source}: {rows.implicit_prompts} pairs have no prompt but what both texts begin with"
+                    for one in prepared
+                    for source, rows in one.left_out.items()
+                    if rows.implicit_prompts
+                ),
                 *(note for one in prepared for note in one.notes),
                 *map(str, skipped),
                 *map(str, truncations),

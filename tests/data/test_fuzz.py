@@ -39,6 +39,7 @@ FORMATS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "pairs": ({"prompt": "Hi", "chosen": "Yes", "rejected": "No", "weight": 0.5}, {}),
     "pairs, messages": ({"prompt": [USER], "chosen": [ASSISTANT], "rejected": [ASSISTANT]}, {}),
     "pairs, implicit prompt": ({"chosen": [USER, ASSISTANT], "rejected": [USER, {**ASSISTANT, "content": "No"}]}, {}),
+    "pairs, plain texts": ({"chosen": "The sky is blue.", "rejected": "The sky is green."}, {}),
     "HH": ({"chosen": f"{DIALOGUE} Yes", "rejected": f"{DIALOGUE} No"}, {}),
     "demonstration": ({"prompt": DIALOGUE, "completion": " Yes"}, {}),
     "tools": (

@@ -1,4 +1,4 @@
-"""Sources in data modules: bad rows, truncation sides, mixtures, and configurations in YAML."""
+"""Sources in data modules: bad rows, truncation sides and mixtures."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
-from halo_lightning.cli import main
 from halo_lightning.data.datamodules import PairedDataModule, UnaryDataModule
 from halo_lightning.data.sources import SHP, Label, Source
 from halo_lightning.errors import ConfigError, DataError
@@ -44,7 +42,7 @@ def test_bad_rows_are_skipped_counted_and_listed(tmp_path: Path, caplog: pytest.
     path.write_text(path.read_text() + "not json\n" + json.dumps({"prompt": "a " * 40, "chosen": "a", "rejected": "b"}))
     options: dict[str, Any] = {"tokenizer": byte_bpe(template=TEMPLATE), "max_length": 60, "max_prompt_length": 30}
     listed = tmp_path / "run" / "bad.jsonl"
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="halo_lightning.data"):
         data = module(
             UnaryDataModule,
             str(path),
@@ -121,77 +119,3 @@ def test_hyper_parameters_with_sources_are_primitives(tmp_path: Path) -> None:
     assert loaded["train"][0]["columns"] == {"label": "thumb"}
     assert loaded["train"][0]["label"]["mapping"] == {"up": True, "down": False}
     assert loaded["train"][0]["shp"] == {"min_score_ratio": 3, "max_pairs_per_prompt": 5}
-
-
-# --- from the command line -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def fit(tmp_path: Path) -> list[str]:
-    """A run of a few steps on sources that a YAML file describes."""
-    (tmp_path / "log.csv").write_text(
-        "question,answer,thumb\n" + "".join(f"Say {i}.,{i},{'up' if i % 2 else 'down'}\n" for i in range(40))
-    )
-    write_rows(tmp_path / "scored.jsonl", [{"prompt": f"Say {i}.", "completion": "x", "score": i} for i in range(40)])
-    train = [
-        {
-            "path": str(tmp_path / "log.csv"),
-            "columns": {"prompt": "question", "completion": "answer", "label": "thumb"},
-            "label": {"mapping": {"up": True, "down": False}},
-            "weight": 2,
-        },
-        {"path": str(tmp_path / "scored.jsonl"), "label": {"quantile": 0.5}, "weight": 1},
-    ]
-    data = {
-        "class_path": "halo_lightning.UnaryDataModule",
-        "init_args": {"train": train, "validation": train[0]["path"], "batch_size": 4, "on_bad_row": "skip"},
-    }
-    (tmp_path / "data.yaml").write_text(yaml.safe_dump(data))
-    return [
-        "fit",
-        "--config=configs/tiny_kto.yaml",
-        f"--data={tmp_path / 'data.yaml'}",
-        f"--run_dir={tmp_path / 'run'}",
-        "--trainer.max_steps=2",
-        "--trainer.num_sanity_val_steps=0",
-        "--trainer.limit_val_batches=1",
-        "--trainer.val_check_interval=2",
-    ]
-
-
-def test_sources_in_yaml(tmp_path: Path, fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "held_out.jsonl").write_text("not json\n" + json.dumps(thumbs(1, 1)[0]) + "\n")
-    assert main([*fit, f"--data.validation={tmp_path / 'held_out.jsonl'}"]) == 0
-    printed = capsys.readouterr()
-    text = printed.out + printed.err
-    assert "60 examples to train on (" in text
-    assert "scored.jsonl: 20 of 40 examples are kept (its share (1 of 3) left out 20)" in text
-    assert "skipped 1 bad rows" in text
-    assert json.loads((tmp_path / "run" / "bad_rows.jsonl").read_text())["line"] == 1
-
-
-def test_one_source_on_the_command_line(tmp_path: Path, fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    source = json.dumps({"path": str(tmp_path / "scored.jsonl"), "label": {"threshold": 30}})
-    assert main([*fit, f"--data.train={source}", "--data.validation=null"]) == 0
-    assert "desirable" in capsys.readouterr().out
-    assert main([*fit, f"--data.train={tmp_path / 'scored.jsonl'}"]) == 2
-    assert "label.threshold" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("source", "says"),
-    [
-        ({"path": "a", "labl": {"threshold": 1}}, "labl"),
-        ({"path": "a", "columns": {"promt": "b"}}, "promt"),
-        ({"path": "a", "weight": -1}, "weight is -1"),
-        ({"path": "a", "label": {"threshold": 1, "quantile": 0.5}}, "found threshold and quantile"),
-        ({"path": "a", "format": "shq"}, "shq"),
-    ],
-)
-def test_a_mistake_in_yaml_is_named(
-    tmp_path: Path, fit: list[str], source: Any, says: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([*fit, f"--data.train={json.dumps([source])}"]) == 2
-    message = capsys.readouterr().err
-    assert says in message
-    assert message.count("\n") <= 24

@@ -12,10 +12,12 @@ class LeftOut:
     Attributes:
         rows: How many rows have been read.
         reasons: For each reason, how many rows and the place of the first.
+        implicit_prompts: How many pairs of texts had no prompt but what both begin with.
     """
 
     def __init__(self) -> None:
         self.rows = 0
+        self.implicit_prompts = 0
         self.reasons: dict[str, tuple[int, str]] = {}
         self._files: set[str] = set()
 

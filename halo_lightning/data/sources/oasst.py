@@ -1,7 +1,8 @@
 """OpenAssistant (oasst1), as published: one row a message, and trees of messages by `parent_id`.
 
 A row has `message_id`, `parent_id` (null for the root of a tree), `text`, `role` (`prompter` or `assistant`), `lang`
-and `rank` (0 for the best of the replies to a message, null where nobody ranked them).
+and `rank` (0 for the best of the replies to a message, null where nobody ranked them). In the files of trees a row has
+`message_tree_id` and `prompt`, a message with its `replies`, each of them with theirs.
 
 A pair is two replies that follow each other in the ranking, (0, 1), (1, 2), …; its prompt is the path from the root.
 A demonstration is the best-ranked reply.
@@ -9,7 +10,7 @@ A demonstration is the best-ranked reply.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from typing import Any, NamedTuple
 
 from halo_lightning.data.sources.bad_rows import BadRows
@@ -18,8 +19,14 @@ from halo_lightning.data.sources.left_out import LeftOut
 from halo_lightning.data.sources.rows import Row, UnusableRowError, describe, problem, require
 from halo_lightning.errors import DataError
 
-COLUMNS = frozenset({"message_id", "parent_id", "text", "role", "lang", "rank"})
+_MESSAGE = frozenset({"message_id", "text", "role", "lang"})
+_TREE = frozenset({"message_tree_id", "tree_state", "prompt"})
 _ROLES = {"prompter": "user", "assistant": "assistant"}
+
+
+def is_oasst(keys: Set[str]) -> bool:
+    """Whether a row with these keys is a message or a tree."""
+    return keys >= _MESSAGE or keys >= _TREE
 
 
 class _TreeError(DataError):
@@ -101,7 +108,7 @@ def _read(
     """The messages to use by their identifier, and the identifiers of all."""
     messages: dict[str, _Message] = {}
     known: set[str] = set()
-    for row in rows:
+    for row in _messages(rows):
         try:
             message = _message(row)
             if message.identifier in known:
@@ -124,8 +131,23 @@ def _read(
     return messages, known
 
 
+def _messages(rows: Iterable[Row]) -> Iterator[Row]:
+    """Rows of one message each; those of a tree have the place of the tree."""
+    for row in rows:
+        if not row.values.keys() >= _TREE:
+            yield row
+            continue
+        waiting: list[tuple[Any, Any]] = [(None, row.values["prompt"])]
+        while waiting:
+            parent, message = waiting.pop(0)
+            values = message if isinstance(message, dict) else {"found": message}
+            yield row._replace(values={**values, "parent_id": parent})
+            replies = values.get("replies") or []
+            waiting += [(values.get("message_id"), reply) for reply in (replies if isinstance(replies, list) else [])]
+
+
 def _message(row: Row) -> _Message:
-    parent = require(row, "parent_id", "the message_id that it replies to, or null")
+    parent = row.values.get("parent_id")
     role, rank = _text(row, "role"), row.values.get("rank")
     if role not in _ROLES:
         raise problem(row, "role", f"found {describe(role)}, expected 'prompter' or 'assistant'")

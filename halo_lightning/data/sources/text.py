@@ -48,12 +48,10 @@ def json_lines(content: Content, bad: BadRows) -> Iterator[Row]:
                 DataError(f"found a blank line before the end of the file, {EXPECTED}", file=content.name, line=blank)
             )
             blank = None
-        text = repr(raw)
         try:
-            text = decode(raw, content.name, number)
-            row = Row(_parse(text, content.name, number), content.name, number)
+            row = Row(_parse(decode(raw, content.name, number), content.name, number), content.name, number)
         except DataError as error:
-            bad.refuse(error, text)
+            bad.refuse(error, raw.decode(errors="backslashreplace"))
             continue
         yield row
 
@@ -78,7 +76,7 @@ def _checked(value: Any, text: str, name: str, number: int) -> dict[str, Any]:
     """An object of whole characters."""
     if not isinstance(value, dict):
         raise DataError(f"found {describe(value)}, {EXPECTED}", file=name, line=number)
-    if "\\ud" in text.lower():  # half a surrogate pair is no character, and no tokenizer takes it
+    if "\\u" in text and "\\ud" in text.lower():  # half a surrogate pair is no character, and no tokenizer takes it
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:

@@ -269,6 +269,30 @@ def test_a_bad_row_of_oasst(tmp_path: Path, number: int, change: dict[str, Any],
         list(read_feedback(Source(write_oasst(tmp_path, rows), split="train"), "paired"))
 
 
+def test_oasst_files_of_messages_and_of_trees(tmp_path: Path) -> None:
+    """As in `2023-04-12_oasst_ready.messages.jsonl.gz` and `….trees.jsonl.gz`: a key without value is not there."""
+    messages = [{key: value for key, value in row.items() if value is not None} for row in TREE]
+    nested = {row["message_id"]: {**row, "replies": []} for row in messages}
+    for row in messages:
+        if "parent_id" in row:
+            nested[row["parent_id"]]["replies"].append(nested[row["message_id"]])
+    for row in nested.values():
+        row.pop("parent_id", None)
+    trees = [
+        {"message_tree_id": root, "tree_state": "ready_for_export", "prompt": nested[root]} for root in ("p1", "p3")
+    ]
+    expected = {("good", "bad"), ("first", "second"), ("second", "third")}
+    for rows in (messages, trees):
+        found = list(read_feedback(write_rows(tmp_path / "a.jsonl", rows), "paired"))
+        assert {(e.chosen, e.rejected) for e in found if isinstance(e, Paired)} == expected
+        assert {e.prompt[0]["content"] for e in found} == {"Hi"}
+    nested["a2"]["text"] = 3
+    with pytest.raises(DataError, match=r"line 1, key 'text': found an integer .3., expected a text"):
+        list(read_feedback(write_rows(tmp_path / "a.jsonl", trees), "paired"))
+    with pytest.raises(DataError, match=r"line 1, key 'role': this key is missing .found 'found', 'parent_id'"):
+        list(read_feedback(write_rows(tmp_path / "a.jsonl", [{**trees[0], "prompt": "Hi"}]), "paired"))
+
+
 def test_skipping_a_message_skips_the_replies_to_it(tmp_path: Path) -> None:
     rows = [{**row, "role": "bot"} if row["message_id"] == "p2" else row for row in TREE]
     bad, left_out = BadRows("skip"), LeftOut()
