@@ -25,7 +25,7 @@ from halo_lightning.data.sources import BadRows, Label, Source, read_rows
 from halo_lightning.data.truncation import Limits
 from halo_lightning.errors import DataError, HaloError
 from tests.data.helpers import byte_bpe
-from tests.data.sources.test_published import BINARIZED, TREE, shp_row, ultrafeedback
+from tests.data.sources.published import BINARIZED, TREE, shp_row, ultrafeedback
 
 USER = {"role": "user", "content": "What is it?"}
 ASSISTANT = {"role": "assistant", "content": "It is this."}

@@ -14,7 +14,7 @@ from halo_lightning.data.datamodules import PairedDataModule, UnaryDataModule
 from halo_lightning.data.sources import SHP, Label, Source
 from halo_lightning.errors import ConfigError, DataError
 from tests.data.helpers import byte_bpe, pairs, thumbs, write_rows
-from tests.data.sources.test_published import shp_row
+from tests.data.sources.published import shp_row
 
 TEMPLATE = (
     "{% if 'bad' in messages[0].content %}{{ raise_exception('no!') }}{% endif %}"

@@ -16,7 +16,7 @@ from halo_lightning.data.feedback import Demonstration, Example, Feedback, Paire
 from halo_lightning.data.selection import Mixture
 from halo_lightning.data.sources import BadRows
 from tests.conftest import REPOSITORY
-from tests.data.sources.test_published import TREE, shp_row
+from tests.data.sources.published import TREE, shp_row
 
 CONFIG = REPOSITORY / "configs" / "data" / "archangel.yaml"
 
