@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help venv demo test test-slow test-gpu format lint types unit pictures clean
+.PHONY: help venv demo test test-slow test-gpu format lint types unit bench pictures clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
@@ -41,6 +41,20 @@ test-slow: $(STAMP) ## Run the tests that take minutes.
 
 test-gpu: $(STAMP) ## Run the tests that need a CUDA device.
 	$(BIN)/python -m pytest -m gpu
+
+BENCH_STAMP := $(VENV)/.bench_installed
+HH ?= ../shared/data/hh-rlhf/harmless-base-test.jsonl.gz
+
+$(BENCH_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,bench]"
+	@touch $@
+
+bench: $(BENCH_STAMP) ## Measure training beside TRL and straightforward PyTorch (an idle machine, half an hour; HH=FILE).
+	$(BIN)/python -m benchmarks.training --data $(HH)
+	$(BIN)/python -m benchmarks.training --data $(HH) --shape 30M --methods dpo kto --rounds 1
+	$(BIN)/python -m benchmarks.training --data $(HH) --alone --methods dpo kto
+	$(BIN)/python -m benchmarks.growth --data $(HH)
+	$(BIN)/python -m benchmarks.results
 
 pictures: $(STAMP) ## Make the README's pictures again.
 	$(BIN)/python cli.py fit --config configs/tiny_sft_kto.yaml

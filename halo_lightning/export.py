@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from halo_lightning.adapters import LoRA, add_adapter, merged
 from halo_lightning.errors import ConfigError
 from halo_lightning.files import replaced_folder
 from halo_lightning.pretrained import load_tokenizer, model_class
@@ -66,6 +67,11 @@ def read_manifest(folder: str | Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
+def policy_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The policy's weights in the state of a module."""
+    return {name.removeprefix(POLICY_PREFIX): value for name, value in state.items() if name.startswith(POLICY_PREFIX)}
+
+
 def export_checkpoint(checkpoint: str, out: str, tokenizer: str | None = None) -> None:
     """Makes a Hugging Face folder from a Lightning checkpoint.
 
@@ -87,11 +93,7 @@ def export_checkpoint(checkpoint: str, out: str, tokenizer: str | None = None) -
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         notes = saved["halo_lightning"]
-        weights = {
-            name.removeprefix(POLICY_PREFIX): value
-            for name, value in saved["state_dict"].items()
-            if name.startswith(POLICY_PREFIX)
-        }
+        weights = policy_weights(saved["state_dict"])
     except Exception as error:
         raise ConfigError(
             f"{checkpoint}: not a whole checkpoint of a halo_lightning module ({type(error).__name__})"
@@ -101,10 +103,12 @@ def export_checkpoint(checkpoint: str, out: str, tokenizer: str | None = None) -
         AutoConfig.for_model(config.pop("model_type"), **config), trust_remote_code=False
     )
     model.to(next(iter(weights.values())).dtype)
+    if notes.get("lora"):
+        model = add_adapter(model, LoRA(**notes["lora"]), notes["task"])
     model.load_state_dict(weights)
     write_export(
         out,
-        model,
+        merged(model),
         load_tokenizer(tokenizer or notes["tokenizer"] or notes["policy"]),
         origin={"module": notes["module"], "checkpoint": path.name, "global_step": saved["global_step"]},
     )

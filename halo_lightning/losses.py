@@ -25,6 +25,7 @@ This module imports torch alone (and `halo_lightning.values`, which does the sam
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -952,7 +953,9 @@ def discounted_returns(rewards: Tensor, mask: Tensor, *, gamma: float = 0.99) ->
     return generalized_advantages(no_values, rewards, mask, gamma=gamma, lam=1.0)
 
 
-def whiten(values: Tensor, mask: Tensor, *, epsilon: float = 1e-8) -> Tensor:
+def whiten(
+    values: Tensor, mask: Tensor, *, epsilon: float = 1e-8, total: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """Shift and scale to mean 0 and variance 1 over all places of the mask together: (v − mean) / √(var + ε).
 
     The variance is the mean of squares, not Bessel-corrected: one token alone becomes 0, not NaN.
@@ -961,6 +964,7 @@ def whiten(values: Tensor, mask: Tensor, *, epsilon: float = 1e-8) -> Tensor:
         values: Advantages or rewards, any shape.
         mask: True where a value counts, bool, the same shape.
         epsilon: ε, added to the variance.
+        total: Adds up a scalar over several processes, whose values then are whitened together; None is for one.
 
     Returns:
         Whitened values, the same shape, 0 where masked out.
@@ -970,8 +974,10 @@ def whiten(values: Tensor, mask: Tensor, *, epsilon: float = 1e-8) -> Tensor:
     """
     _check_shapes(None, values=values, mask=mask)
     _check_bool(mask=mask)
-    centred = (values - _mean_where(values, mask)).masked_fill(~mask, 0.0)
-    return centred * torch.rsqrt(_mean_where(centred**2, mask) + epsilon)
+    total = total or (lambda scalar: scalar)
+    count = total(mask.sum().to(values.dtype)).clamp(min=1)
+    centred = (values - total(values.masked_fill(~mask, 0.0).sum()) / count).masked_fill(~mask, 0.0)
+    return centred * torch.rsqrt(total((centred**2).sum()) / count + epsilon)
 
 
 # ----------------------------------------------------------------------------------------------- small pieces

@@ -2,94 +2,67 @@
 
 from __future__ import annotations
 
-import copy
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from halo_lightning.adapters import LoRA, add_adapter, has_adapter
 from halo_lightning.data.batches import Sequences
 from halo_lightning.errors import ConfigError
-from halo_lightning.logprobs import scatter_to_positions, token_logps
-from halo_lightning.pretrained import DType, load_model
+from halo_lightning.forward import pad_rows, target_logps
+from halo_lightning.pretrained import DType, Task, load_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+ReferenceMode = Literal["cached", "frozen", "adapter"]
+
 
 def completion_logps(model: PreTrainedModel, sequences: Sequences) -> Tensor:
-    """Log-probability of every completion token given all tokens before it in its row.
-
-    Rows are padded on the right, so causal attention keeps padding out of sight without any mask.
+    """Log-probability of every completion token given all tokens before it in its sequence.
 
     Args:
         model: A causal language model.
-        sequences: R rows of T tokens.
+        sequences: R prompts with a completion each, the longest completion of C tokens.
 
     Returns:
-        float32 `[R, T]` in nats, 0 at positions that are not of the completion. `[:, t]` belongs to token t.
+        float32 `[R, C]` in nats, 0 where a completion has no token.
     """
-    return logps_from_hidden(model, last_hidden_states(model, sequences), sequences)
-
-
-def last_hidden_states(model: PreTrainedModel, sequences: Sequences) -> Tensor:
-    """What the output embedding of a model is applied to, `[R, T, H]`."""
-    hidden: Tensor = model.base_model(input_ids=sequences.input_ids, use_cache=False).last_hidden_state
-    return hidden
-
-
-def logps_from_hidden(model: PreTrainedModel, hidden: Tensor, sequences: Sequences) -> Tensor:
-    """As `completion_logps`, from the `last_hidden_states` of the same rows."""
-    predicted = sequences.completion_mask[:, 1:]
-    values = token_logps(
-        hidden[:, :-1][predicted],
-        sequences.input_ids[:, 1:][predicted],
-        _LanguageModelHead(model),
-        vocabulary=model.config.get_text_config().vocab_size,
-    )
-    return nn.functional.pad(scatter_to_positions(values, predicted), (1, 0))
-
-
-class _LanguageModelHead:
-    """From hidden states to logits, as the model's own `forward` does it."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        config = model.config.get_text_config()
-        self.embedding = model.get_output_embeddings()
-        self.softcap = getattr(config, "final_logit_softcapping", None)
-        # Cohere multiplies by `logit_scale`, Granite divides by `logits_scaling`.
-        self.scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
-
-    def __call__(self, hidden: Tensor) -> Tensor:
-        logits = self.embedding(hidden)
-        if self.scale != 1.0:
-            logits = logits * self.scale
-        if self.softcap is not None:
-            logits = self.softcap * torch.tanh(logits / self.softcap)
-        return logits
+    return sequences.table(target_logps(model, sequences))
 
 
 class PolicyAndReference(nn.Module):
     """A trainable policy beside the reference that it is compared with.
 
-    The reference is a frozen model here. Whoever needs its log-probabilities asks `reference_logps`, so that they
-    may come from elsewhere (a cache, the policy with its adapter switched off) without anybody noticing.
+    Where the reference's log-probabilities come from is decided for each batch: from the batch itself, if it brings
+    them; from the policy with its adapter switched off, if it has one; else from a frozen model, which is loaded the
+    first time that it is needed.
 
     Args:
         policy: The model to train.
-        reference: The model to stay close to: never trained, never saved. None where the method needs none.
+        reference: The model to stay close to: never trained, never saved. It may also be a function that loads it.
+            None where the method needs none, or the policy has an adapter.
     """
 
-    def __init__(self, policy: PreTrainedModel, reference: PreTrainedModel | None = None) -> None:
+    def __init__(
+        self, policy: PreTrainedModel, reference: PreTrainedModel | Callable[[], PreTrainedModel] | None = None
+    ) -> None:
         super().__init__()
         self.policy = policy
-        self.reference = reference
-        if reference is not None:
-            reference.requires_grad_(False)
-            reference.eval()
-            # The reference is read from where it came from, and never saved beside the policy.
-            self.register_state_dict_post_hook(_forget_reference)
-            self.register_load_state_dict_post_hook(_expect_no_reference)
+        self.untrained = True
+        """Whether the policy's weights are certain to be those that it was loaded with."""
+        self._frozen: nn.Module | None = None
+        self._load_reference: Callable[[], PreTrainedModel] | None = None
+        if isinstance(reference, nn.Module):
+            self.freeze(reference)
+        else:
+            self._load_reference = reference
+        # The reference is read from where it came from, and never saved beside the policy.
+        self.register_state_dict_post_hook(_forget_reference)
+        self.register_load_state_dict_post_hook(_after_loading)
 
     @classmethod
     def load(
@@ -97,50 +70,111 @@ class PolicyAndReference(nn.Module):
         policy: str,
         reference: str | None = None,
         *,
+        task: Task = "causal",
         needs_reference: bool = True,
+        reference_mode: ReferenceMode = "frozen",
         dtype: DType = "float32",
         attention: str | None = None,
+        packing: bool = True,
+        lora: LoRA | None = None,
+        gradient_checkpointing: bool = False,
     ) -> PolicyAndReference:
-        """Loads both from folders or hub ids; a `reference` of None is the policy as it is before training."""
-        model = load_model(policy, dtype=dtype, attention=attention)
-        if not needs_reference:
+        """Loads both from folders or hub ids.
+
+        Args:
+            policy: The model to train.
+            reference: The model to stay close to; None is the policy as it is before training.
+            task: What the policy does.
+            needs_reference: Whether there is to be a reference at all.
+            reference_mode: `frozen` loads it at once; `cached` only if batches come without its log-probabilities;
+                with `adapter` it is the policy with its adapter switched off.
+            dtype: Of the weights of both.
+            attention: Their attention implementation; None is the model's default.
+            packing: Whether sequences are computed without padding where the model can do that.
+            lora: The adapter to train instead of the weights; None trains the weights.
+            gradient_checkpointing: Whether the policy's activations are computed again in the backward pass.
+        """
+
+        def load(path: str) -> PreTrainedModel:
+            model = load_model(path, task, dtype=dtype, attention=attention)
+            if not packing:
+                pad_rows(model)
+            return model
+
+        model = load(policy)
+        if gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        if lora is not None:
+            model = add_adapter(model, lora, task)
+        if not needs_reference or reference_mode == "adapter":
             return cls(model)
-        if reference is None or reference == policy:
-            return cls(model, copy.deepcopy(model))
-        return cls(model, load_model(reference, dtype=dtype, attention=attention))
+        if reference_mode == "cached" and lora is not None and reference in (None, policy):
+            return cls(model)
+        pair = cls(model, lambda: load(policy if reference is None else reference))
+        if reference_mode == "frozen":
+            pair.freeze(pair.loaded_reference())
+        return pair
+
+    @property
+    def reference(self) -> PreTrainedModel | None:
+        """The frozen model, where there is one in memory."""
+        return self._frozen
+
+    def freeze(self, model: PreTrainedModel) -> None:
+        """Takes a model for the reference."""
+        self._frozen = model.requires_grad_(False).eval()
+
+    def loaded_reference(self) -> PreTrainedModel:
+        """The reference, newly loaded to the policy's device."""
+        if self._load_reference is None:
+            raise ConfigError("this module was built without a reference")
+        device = next(self.policy.parameters()).device
+        return self._load_reference().requires_grad_(False).eval().to(device)
 
     def train(self, mode: bool = True) -> PolicyAndReference:
         """Sets the policy's mode; the reference stays in evaluation mode."""
         super().train(mode)
-        if self.reference is not None:
-            self.reference.eval()
+        if self._frozen is not None:
+            self._frozen.eval()
         return self
 
     def policy_token_logps(self, sequences: Sequences) -> Tensor:
-        """Policy log-probabilities, float32 `[R, T]`, 0 outside completions."""
+        """Policy log-probabilities, float32 `[R, C]`, 0 where a completion has no token."""
         return completion_logps(self.policy, sequences)
 
     @torch.no_grad()
     def reference_token_logps(self, sequences: Sequences) -> Tensor:
-        """Reference log-probabilities, float32 `[R, T]`, 0 outside completions, without gradient."""
-        if self.reference is None:
-            raise ConfigError("this module was built without a reference")
-        return completion_logps(self.reference, sequences)
+        """Reference log-probabilities, float32 `[R, C]`, 0 where a completion has no token, without gradient."""
+        if sequences.reference_logps is not None:
+            return sequences.table(sequences.reference_logps)
+        if has_adapter(self.policy) and self._load_reference is None and self._frozen is None:
+            with without_adapter(self.policy):
+                return completion_logps(self.policy, sequences)
+        if self._frozen is None:
+            self.freeze(self.loaded_reference())
+        assert self._frozen is not None
+        return completion_logps(self._frozen, sequences)
 
     def policy_logps(self, sequences: Sequences) -> Tensor:
-        """Log π_θ(y|x) of each row, float32 `[R]`, in nats."""
+        """Log π_θ(y|x) of each sequence, float32 `[R]`, in nats."""
         return self.policy_token_logps(sequences).sum(-1)
 
     def reference_logps(self, sequences: Sequences) -> Tensor:
-        """Log π_ref(y|x) of each row, float32 `[R]`, in nats, without gradient."""
+        """Log π_ref(y|x) of each sequence, float32 `[R]`, in nats, without gradient."""
         return self.reference_token_logps(sequences).sum(-1)
 
 
+def without_adapter(model: Any) -> AbstractContextManager[None]:
+    """Within, a model is what it was before it got its adapter."""
+    context: AbstractContextManager[None] = model.disable_adapter() if has_adapter(model) else nullcontext()
+    return context
+
+
 def _forget_reference(module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
-    for name in [name for name in state if name.startswith(f"{prefix}reference.")]:
+    for name in [name for name in state if name.startswith(f"{prefix}_frozen.")]:
         del state[name]
 
 
-def _expect_no_reference(module: nn.Module, incompatible: Any) -> None:
-    missing = [name for name in incompatible.missing_keys if "reference." not in name]
-    incompatible.missing_keys[:] = missing
+def _after_loading(module: Any, incompatible: Any) -> None:
+    module.untrained = False
+    incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if "_frozen." not in name]

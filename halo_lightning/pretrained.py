@@ -85,11 +85,19 @@ def load_model(
         )
     except (OSError, ValueError) as error:
         raise ConfigError(f"the model {path_or_id!r} could not be loaded: {_first_line(error)}") from error
+    switch_dropout_off(model)
+    model.config.use_cache = False
+    return model.train()
+
+
+def switch_dropout_off(model: nn.Module) -> None:
+    """Switches off every dropout of a model: its layers, and the probabilities that other layers have as numbers."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    model.config.use_cache = False
-    return model.train()
+        for name, value in vars(module).items():
+            if isinstance(value, float) and name.endswith("dropout"):
+                setattr(module, name, 0.0)
 
 
 def load_tokenizer(path_or_id: str) -> Any:

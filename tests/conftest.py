@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["HALO_LIGHTNING_CACHE"] = tempfile.mkdtemp(prefix="halo_lightning_cache_")
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models are faster without a second thread, and do not wait for it
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from halo_lightning.data.batches import Sequences
+from halo_lightning.data.batches import Sequences, pack
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 HH_FILE = REPOSITORY.parent / "shared" / "data" / "hh-rlhf" / "harmless-base-test.jsonl.gz"
@@ -38,13 +41,28 @@ def tiny_llama(seed: int = 0, **changes: object):
 
 
 def make_sequences(lengths: list[int], prompts: list[int], *, vocabulary: int = 61, seed: int = 0) -> Sequences:
-    """Random rows with these total lengths and prompt lengths."""
-    generator = torch.Generator().manual_seed(seed)
-    width = max(lengths)
-    position = torch.arange(width)[None]
-    real = position < torch.tensor(lengths)[:, None]
-    ids = torch.randint(0, vocabulary, (len(lengths), width), generator=generator)
-    return Sequences(ids, real, real & (position >= torch.tensor(prompts)[:, None]))
+    """Random sequences with these total lengths and prompt lengths."""
+    random = np.random.default_rng(seed)
+    rows = [random.integers(0, vocabulary, length) for length in lengths]
+    return pack(
+        [row[:n] for row, n in zip(rows, prompts, strict=True)], [row[n:] for row, n in zip(rows, prompts, strict=True)]
+    )
+
+
+def one_by_one(model: torch.nn.Module, sequences: Sequences) -> torch.Tensor:
+    """log π(y_t|x, y_<t) from the full logits of each sequence alone, without packing, padding or masks, `[R, C]`."""
+    rows = []
+    for prompt, completion in sequences.unpacked():
+        ids = torch.from_numpy(np.concatenate([prompt, completion]))
+        logits = model(input_ids=ids[None], use_cache=False).logits[0]
+        logps = (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
+        rows.append(logps[len(prompt) - 1 : -1].gather(1, torch.from_numpy(completion)[:, None])[:, 0])
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+
+@pytest.fixture(autouse=True)
+def every_test_has_a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HALO_LIGHTNING_CACHE", str(tmp_path / "halo_lightning_cache"))
 
 
 @pytest.fixture

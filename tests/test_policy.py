@@ -7,77 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from halo_lightning.adapters import LoRA
 from halo_lightning.data.batches import Sequences
 from halo_lightning.errors import ConfigError
-from halo_lightning.policy import PolicyAndReference, completion_logps
+from halo_lightning.policy import PolicyAndReference
 from halo_lightning.pretrained import load_model, resolve_path
-from tests.conftest import make_sequences, tiny_llama
-
-
-def one_by_one(model: torch.nn.Module, sequences: Sequences) -> torch.Tensor:
-    """log π(y_t|x, y_<t) from the full logits of each row alone, without padding or masks."""
-    result = torch.zeros(sequences.input_ids.shape)
-    for row in range(len(result)):
-        length = int(sequences.attention_mask[row].sum())
-        ids = sequences.input_ids[row, :length]
-        logps = model(input_ids=ids[None]).logits[0].float().log_softmax(-1)
-        for t in range(1, length):
-            if sequences.completion_mask[row, t]:
-                result[row, t] = logps[t - 1, ids[t]]
-    return result
-
-
-def test_equals_a_plain_forward_pass_of_each_row(sequences: Sequences) -> None:
-    model = tiny_llama()
-    logps = completion_logps(model, sequences)
-    expected = one_by_one(model, sequences)
-    assert expected.abs().max() > 1  # not all zero
-    torch.testing.assert_close(logps, expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("padding_token", [0, 60])
-def test_padding_changes_nothing(padding_token: int) -> None:
-    model = tiny_llama()
-    sequences = make_sequences([12, 5], [3, 2])
-    ids = sequences.input_ids.masked_fill(~sequences.attention_mask, padding_token)
-    longer = torch.nn.functional.pad
-    padded = Sequences(
-        longer(ids, (0, 6), value=padding_token),
-        longer(sequences.attention_mask, (0, 6)),
-        longer(sequences.completion_mask, (0, 6)),
-    )
-    torch.testing.assert_close(
-        completion_logps(model, padded).sum(-1), completion_logps(model, sequences).sum(-1), rtol=1e-5, atol=1e-5
-    )
-
-
-def architectures() -> list[object]:
-    import transformers as t
-
-    small = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    llama_like = {**small, "intermediate_size": 64, "max_position_embeddings": 64, "num_key_value_heads": 2}
-    return [
-        t.GPT2Config(vocab_size=61, n_embd=32, n_layer=2, n_head=4, n_positions=64),
-        t.GPTNeoXConfig(**small, intermediate_size=64, max_position_embeddings=64),
-        t.MistralConfig(**llama_like),
-        t.Qwen2Config(**llama_like),
-        t.Gemma2Config(**llama_like, head_dim=8, final_logit_softcapping=3.0),
-        t.CohereConfig(**llama_like, logit_scale=0.25),
-        t.GraniteConfig(**llama_like, logits_scaling=4.0),
-        t.PhiConfig(**llama_like),
-    ]
-
-
-@pytest.mark.parametrize("config", architectures(), ids=lambda config: config.model_type)
-def test_heads_of_other_architectures(config: object) -> None:
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    for parameter in model.parameters():
-        parameter.data.mul_(4.0)  # far enough from zero for caps and scales to matter
-    sequences = make_sequences([12, 9], [3, 4])
-    torch.testing.assert_close(completion_logps(model, sequences), one_by_one(model, sequences), rtol=1e-4, atol=1e-4)
+from tests.conftest import make_sequences, one_by_one, tiny_llama
 
 
 def test_reference_is_frozen_separate_and_not_saved(sequences: Sequences) -> None:
@@ -122,6 +57,50 @@ def test_dropout_is_off(tmp_path: Path) -> None:
     assert pair.policy.training
     sequences = make_sequences([8, 6], [2, 2])
     torch.testing.assert_close(pair.policy_logps(sequences), pair.reference_logps(sequences))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    tiny_llama(1).save_pretrained(tmp_path / "policy")
+    return str(tmp_path / "policy")
+
+
+def moved(pair: PolicyAndReference) -> None:
+    """Changes what is trained."""
+    with torch.no_grad():
+        for parameter in pair.policy.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1
+
+
+@pytest.mark.parametrize("mode", ["cached", "frozen", "adapter"])
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2)], ids=["weights", "adapter"])
+def test_every_kind_of_reference_stays_what_the_policy_was(
+    mode: str, lora: LoRA | None, folder: str, sequences: Sequences
+) -> None:
+    if mode == "adapter" and lora is None:
+        pytest.skip("no adapter to switch off")
+    expected = one_by_one(tiny_llama(1), sequences)
+    pair = PolicyAndReference.load(folder, reference_mode=mode, lora=lora)
+    torch.testing.assert_close(pair.policy_token_logps(sequences), expected, rtol=1e-4, atol=1e-5)
+    moved(pair)
+    assert (pair.policy_token_logps(sequences) - expected).abs().max() > 0.1
+    torch.testing.assert_close(pair.reference_token_logps(sequences), expected, rtol=1e-4, atol=1e-5)
+    in_memory = pair.reference is not None
+    assert in_memory == (mode == "frozen" or lora is None)
+    assert not any("_frozen" in name for name in pair.state_dict())
+
+
+def test_what_a_batch_brings_is_the_reference(folder: str, sequences: Sequences) -> None:
+    pair = PolicyAndReference.load(folder, reference_mode="cached")
+    known = sequences._replace(reference_logps=-torch.arange(len(sequences.targets), dtype=torch.float32))
+    torch.testing.assert_close(pair.reference_token_logps(known), known.table(known.reference_logps))
+    assert pair.reference is None
+
+
+def test_no_reference_is_said(sequences: Sequences) -> None:
+    with pytest.raises(ConfigError, match="without a reference"):
+        PolicyAndReference(tiny_llama()).reference_logps(sequences)
 
 
 @pytest.mark.parametrize(

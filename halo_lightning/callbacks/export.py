@@ -7,7 +7,8 @@ from typing import Any
 
 import lightning as L
 
-from halo_lightning.export import POLICY_PREFIX, write_export
+from halo_lightning.adapters import has_adapter, merged
+from halo_lightning.export import policy_weights, write_export
 from halo_lightning.modules.base import HaloModule
 from halo_lightning.pretrained import load_tokenizer
 
@@ -33,16 +34,13 @@ class HuggingFaceExport(L.Callback):
             return
         state = trainer.strategy.lightning_module_state_dict()
         if trainer.is_global_zero:
+            policy = pl_module.pair.policy
             tokenizer = getattr(getattr(trainer, "datamodule", None), "tokenizer", None)
             write_export(
                 self.folder or os.path.join(trainer.default_root_dir, "export"),
-                pl_module.pair.policy,
+                merged(policy),
                 pl_module.tokenizer_for_export(tokenizer or load_tokenizer(pl_module.policy_path)),
-                state_dict={
-                    name.removeprefix(POLICY_PREFIX): value
-                    for name, value in state.items()
-                    if name.startswith(POLICY_PREFIX)
-                },
+                state_dict=None if has_adapter(policy) else policy_weights(state),
                 origin={
                     "module": type(pl_module).__name__,
                     "policy": pl_module.policy_path,

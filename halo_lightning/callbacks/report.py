@@ -36,6 +36,8 @@ class RunReport(L.Callback):
         print(f"{type(pl_module).__name__} on {pl_module.policy_path} ({parameters:,} trainable parameters)")
         if hasattr(data, "summary"):
             print(f"  {data.summary}".replace("\n", "\n  "))
+        for note in pl_module.reference_notes:
+            print(f"  {note}")
         if batch:
             accumulate, devices = trainer.accumulate_grad_batches, trainer.world_size
             print(

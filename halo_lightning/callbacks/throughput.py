@@ -12,11 +12,12 @@ import torch
 class Throughput(L.Callback):
     """Logs `tokens_per_second`: real tokens (no padding) of all processes, over the wall-clock time between two logs.
 
-    Time spent in validation is left out. The tokens of a row are those of its prompt and of its completion.
+    Time spent in validation is left out. The tokens of a prompt count with each of its completions, also where they
+    are computed once for all of them.
     """
 
     def __init__(self) -> None:
-        self._tokens: torch.Tensor | int = 0
+        self._tokens = 0
         self._since = 0.0
         self._logged_at = 0
 
@@ -35,12 +36,12 @@ class Throughput(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts on the device, and reads the count only when it is logged."""
-        self._tokens = self._tokens + batch.sequences.attention_mask.sum()
+        """Counts, and adds up the counts of all processes only when they are logged."""
+        self._tokens += batch.sequences.real_tokens
         log_every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if trainer.global_step == self._logged_at or trainer.global_step % log_every:
             return
-        tokens = trainer.strategy.reduce(self._tokens, reduce_op="sum")
+        tokens = trainer.strategy.reduce(torch.tensor(float(self._tokens), device=pl_module.device), reduce_op="sum")
         elapsed = time.perf_counter() - self._since
         pl_module.log("tokens_per_second", float(tokens) / elapsed, prog_bar=True)
         self._tokens, self._since, self._logged_at = 0, time.perf_counter(), trainer.global_step

@@ -50,6 +50,8 @@ class FeedbackDataModule(L.LightningDataModule):
         max_prompt_length: Where the whole is too long, the prompt is cut from its start, to no fewer tokens than
             this; then the completion is cut at its end.
         too_long: What happens to a longer example: `truncate` cuts and counts it, `error` stops.
+        share_prompts: Whether a prompt that several completions of a batch have in common (both of a pair) is
+            computed once. The results are the same.
         num_workers: Processes that make batches in advance. Batches are cut from arrays in memory, so 0 is mostly
             best.
         seed: Of the order of the examples, of what is held out, and of what sources draw at random.
@@ -76,6 +78,7 @@ class FeedbackDataModule(L.LightningDataModule):
         max_length: int = 1024,
         max_prompt_length: int = 512,
         too_long: TooLong = "truncate",
+        share_prompts: bool = True,
         num_workers: int = 0,
         seed: int = 1,
         on_bad_row: OnBadRow = "error",
@@ -92,6 +95,7 @@ class FeedbackDataModule(L.LightningDataModule):
         self.limits = Limits(max_length, max_prompt_length, too_long)
         self.validation_fraction = validation_fraction
         self.batch_size = batch_size
+        self.share_prompts = share_prompts
         self.num_workers = num_workers
         self.seed = seed
         if on_bad_row not in get_args(OnBadRow):
@@ -148,6 +152,7 @@ class FeedbackDataModule(L.LightningDataModule):
                 f"no example is held out for validation: validation_fraction={self.validation_fraction} of few prompts"
                 " happened to be none. Raise it, or name a validation file"
             )
+        train.share_prompts = validation.share_prompts = self.share_prompts
         self._train, self._validation, self._summary = train, validation, summary
 
     def _bad_rows(self) -> BadRows:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from halo_lightning.data.batches import Batch, PairedBatch, Sequences, SFTBatch, UnaryBatch
+from halo_lightning.data.batches import Batch, PairedBatch, Sequences, SFTBatch, UnaryBatch, pack
 from halo_lightning.data.feedback import Feedback
 from halo_lightning.data.rendering import Encoded
 
@@ -28,8 +28,11 @@ class TokenizedDataset(Dataset[Batch]):
         prompt_lengths: int32 `[sequences]`, how many tokens of each are the prompt.
         weights: float32 `[examples]`.
         desirable: bool `[examples]`; for unary feedback.
-        pad_token_id: The token that batches are padded with.
+        share_prompts: Whether a prompt that occurs several times in a batch is computed once.
     """
+
+    reference_logps: NDArray[np.float32] | None = None
+    """log π_ref of each token of each completion, in nats, one sequence after the other, once they are known."""
 
     def __init__(
         self,
@@ -40,7 +43,7 @@ class TokenizedDataset(Dataset[Batch]):
         prompt_lengths: NDArray[np.int32],
         weights: NDArray[np.float32],
         desirable: NDArray[np.bool_] | None,
-        pad_token_id: int,
+        share_prompts: bool = True,
     ) -> None:
         self.feedback = feedback
         self.tokens = tokens
@@ -48,7 +51,9 @@ class TokenizedDataset(Dataset[Batch]):
         self.prompt_lengths = prompt_lengths
         self.weights = weights
         self.desirable = desirable
-        self.pad_token_id = pad_token_id
+        self.share_prompts = share_prompts
+        self.completion_offsets = np.concatenate([[0], np.cumsum(np.diff(offsets) - prompt_lengths, dtype=np.int64)])
+        """Where each completion starts in an array of the tokens of all completions, int64 `[sequences + 1]`."""
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -67,33 +72,19 @@ class TokenizedDataset(Dataset[Batch]):
         return UnaryBatch(self.sequences(which), torch.from_numpy(self.desirable[which]), weight, index)
 
     def sequences(self, which: NDArray[np.int64]) -> Sequences:
-        """The sequences with these numbers, padded on the right to the longest of them."""
+        """The sequences with these numbers, in one flat row, with the reference's log-probabilities if known."""
         starts, ends = self.offsets[which], self.offsets[which + 1]
-        return pad_right(self.tokens, starts, ends - starts, self.prompt_lengths[which], self.pad_token_id)
-
-
-def pad_right(
-    tokens: NDArray[np.int32],
-    starts: NDArray[np.int64],
-    lengths: NDArray[np.int64],
-    prompt_lengths: NDArray[np.int32],
-    pad_token_id: int,
-) -> Sequences:
-    """Rows of a flat array side by side, each padded on the right to the longest.
-
-    Example:
-        Two rows of `tokens=[5, 6, 7, 8, 9]`, one of 3 tokens with a prompt of 2, one of 2 with a prompt of 1::
-
-            input_ids         attention_mask   completion_mask
-            [[5, 6, 7],       [[1, 1, 1],      [[0, 0, 1],
-             [8, 9, pad]]      [1, 1, 0]]       [0, 1, 0]]
-    """
-    columns = np.arange(int(lengths.max(initial=0)))
-    real = columns < lengths[:, None]
-    ids = np.full(real.shape, pad_token_id, dtype=np.int64)
-    ids[real] = tokens[(starts[:, None] + columns)[real]]
-    completion = real & (columns >= prompt_lengths[:, None])
-    return Sequences(torch.from_numpy(ids), torch.from_numpy(real), torch.from_numpy(completion))
+        middles = starts + self.prompt_lengths[which]
+        logps = None
+        if self.reference_logps is not None:
+            first, last = self.completion_offsets[which], self.completion_offsets[which + 1]
+            logps = [self.reference_logps[a:b] for a, b in zip(first, last, strict=True)]
+        return pack(
+            [self.tokens[a:b] for a, b in zip(starts, middles, strict=True)],
+            [self.tokens[a:b] for a, b in zip(middles, ends, strict=True)],
+            reference_logps=logps,
+            share_prompts=self.share_prompts,
+        )
 
 
 class TokenizedDatasetBuilder:
@@ -101,12 +92,10 @@ class TokenizedDatasetBuilder:
 
     Args:
         feedback: `sft`, `paired` or `unary`.
-        pad_token_id: The token that batches are padded with.
     """
 
-    def __init__(self, feedback: Feedback, pad_token_id: int) -> None:
+    def __init__(self, feedback: Feedback) -> None:
         self.feedback = feedback
-        self.pad_token_id = pad_token_id
         self._tokens: list[NDArray[np.int32]] = []
         self._lengths: list[NDArray[Any]] = []
         self._prompt_lengths: list[NDArray[np.int32]] = []
@@ -138,7 +127,6 @@ class TokenizedDatasetBuilder:
             prompt_lengths=_joined(self._prompt_lengths, np.int32),
             weights=_joined(self._weights, np.float32),
             desirable=_joined(self._desirable, np.bool_) if self.feedback == "unary" else None,
-            pad_token_id=self.pad_token_id,
         )
 
 

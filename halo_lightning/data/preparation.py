@@ -73,7 +73,7 @@ def prepare(
     mixture = Mixture(sources, feedback, seed)
     truncation = Truncation(limits, tokenizer.bos_token_id, generation_tail(tokenizer))
     prepared = Prepared(truncation, mixture.left_out, mixture.notes, bad)
-    builders = [TokenizedDatasetBuilder(feedback, tokenizer.pad_token_id) for _ in range(2)]
+    builders = [TokenizedDatasetBuilder(feedback) for _ in range(2)]
     examples = mixture.examples(bad)
     while chunk := list(itertools.islice(examples, CHUNK)):
         parts: list[list[tuple[Example, list[Encoded]]]] = [[], []]

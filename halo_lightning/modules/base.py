@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 import os
+import time
+import warnings
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
+from halo_lightning.adapters import LoRA, has_adapter
+from halo_lightning.data import FeedbackDataModule
 from halo_lightning.data.batches import Batch, Sequences
+from halo_lightning.data.batching import TokenizedDataset
 from halo_lightning.errors import ConfigError
+from halo_lightning.forward import plain, target_logps
 from halo_lightning.losses import humanline_clip
 from halo_lightning.metrics import MeanLoss
 from halo_lightning.optimization import LinearWarmup
-from halo_lightning.policy import PolicyAndReference
-from halo_lightning.pretrained import DType, Task
+from halo_lightning.policy import PolicyAndReference, ReferenceMode, without_adapter
+from halo_lightning.pretrained import DType, Task, resolve_path
+from halo_lightning.reference import ReferenceCache, cache_folder, weights_fingerprint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Feedback = Literal["sft", "unary", "paired"]
 
 DATA_MODULES = {"sft": "SFTDataModule", "unary": "UnaryDataModule", "paired": "PairedDataModule"}
+# Lightning's warning about hooks of modules and data modules is meant for who wrote both; a user of KTO wrote neither.
+warnings.filterwarnings("ignore", message=".*overridden `on_before_batch_transfer`.*")
+
 PROGRESS_BAR = {"loss", "rewards/margins", "rewards/accuracies", "kl"}
 
 
@@ -39,6 +57,18 @@ class HaloModule(L.LightningModule):
         reference: The model to stay close to; None is the policy as it is before training.
         dtype: Of the weights of policy and reference: `auto` is that of the stored file.
         attention: The attention implementation, such as `sdpa` or `flash_attention_2`; None is the model's default.
+            It is what the model generates with, and trains with where it cannot do without padding.
+        packing: Whether sequences are computed without padding, and a shared prompt once, where the model can do that
+            (it is tried out). The results are the same.
+        reference_mode: Where the reference's log-probabilities come from. `cached`: they are computed once before
+            training, by the policy itself where it is its own reference, and kept on disk for all runs over the same
+            data; no second model is in memory. `frozen`: from a second model, in every step. `adapter`: from the
+            policy with its adapter switched off, in every step; with `lora`. The results are the same.
+        reference_cache: The folder of the cache; None is `~/.cache/halo_lightning`, or what the environment variable
+            `HALO_LIGHTNING_CACHE` says.
+        lora: Trains a low-rank adapter instead of the weights, such as `{rank: 16, alpha: 32}`.
+        gradient_checkpointing: Computes the activations of each block again in the backward pass: less memory, a third
+            more time.
         humanline: Bounds that the log-ratio of every single token is clipped to (humanline, arXiv 2509.24207), such
             as [-1.0, 1.5]; None clips nothing. Only methods with a reference have a log-ratio.
         optimizer: Makes the optimizer of the policy's parameters.
@@ -64,8 +94,15 @@ class HaloModule(L.LightningModule):
         reference: str | None = None,
         dtype: DType = "float32",
         attention: str | None = None,
+        packing: bool = True,
+        reference_mode: ReferenceMode = "cached",
+        reference_cache: str | None = None,
+        lora: LoRA | dict[str, Any] | None = None,
+        gradient_checkpointing: bool = False,
         humanline: tuple[float, float] | None = None,
-        optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=5e-6, weight_decay=0.0),
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(
+            parameters, lr=5e-6, weight_decay=0.0, fused=True
+        ),
         scheduler: LRSchedulerCallable = lambda optimizer: LinearWarmup(optimizer, warmup=0.1),
     ) -> None:
         super().__init__()
@@ -73,18 +110,29 @@ class HaloModule(L.LightningModule):
         # Checkpoints are read without pickle, so hyper-parameters have to be primitives: objects given in Python
         # (a value function, say) are not kept. From the command line they are, as class paths and arguments.
         for name, value in list(self.hparams.items()):
-            if isinstance(value, os.PathLike):
+            if isinstance(value, LoRA):
+                self.hparams[name] = asdict(value)
+            elif isinstance(value, os.PathLike):
                 self.hparams[name] = os.fspath(value)
             elif not isinstance(value, (str, int, float, bool, list, tuple, dict, type(None))):
                 del self.hparams[name]
         self.policy_path = os.fspath(policy)
         self.reference_path = None if reference is None else os.fspath(reference)
         self.dtype_of_weights = dtype
-        self.attention = attention
+        self.attention, self.packing, self.gradient_checkpointing = attention, packing, gradient_checkpointing
+        self.lora = LoRA(**lora) if isinstance(lora, dict) else lora
+        self.reference_mode, self.reference_cache = reference_mode, reference_cache
+        if reference_mode == "adapter" and self.needs_reference and (lora is None or reference is not None):
+            raise ConfigError(
+                "reference_mode 'adapter' is the policy with its adapter switched off: it needs lora, and no reference"
+            )
         self.humanline = humanline
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.models: PolicyAndReference | None = None
+        self.reference_notes: list[str] = []
+        """Where the log-probabilities of the reference came from, a sentence for each data set."""
+        self._caches: list[ReferenceCache] = []
         self._logged_at = 0
         self.training_metrics = self.metrics()
         self.validation_metrics = self.metrics().clone(prefix="val/")
@@ -114,9 +162,14 @@ class HaloModule(L.LightningModule):
             self.models = PolicyAndReference.load(
                 self.policy_path,
                 self.reference_path,
+                task=self.task,
                 needs_reference=self.needs_reference,
+                reference_mode=self.reference_mode,
                 dtype=self.dtype_of_weights,
                 attention=self.attention,
+                packing=self.packing,
+                lora=self.lora,
+                gradient_checkpointing=self.gradient_checkpointing,
             )
 
     @property
@@ -131,7 +184,7 @@ class HaloModule(L.LightningModule):
         return self.models
 
     def setup(self, stage: str) -> None:
-        """Checks that the data module brings the feedback that this method learns from."""
+        """Checks that the data module brings the feedback that this method learns from, and looks into the cache."""
         data = getattr(self.trainer, "datamodule", None)
         feedback = getattr(data, "feedback", self.feedback[0])
         if feedback not in self.feedback:
@@ -141,6 +194,72 @@ class HaloModule(L.LightningModule):
                 f" {type(data).__name__} brings {feedback} feedback: use {wanted} (SFTDataModule and UnaryDataModule"
                 " read preference pairs as well)"
             )
+        self._caches = self.reference_caches()
+        self.reference_notes = []
+        for cache in self._caches:
+            cache.dataset.reference_logps = cache.read()
+            if cache.dataset.reference_logps is not None:
+                self.reference_notes.append(
+                    f"reference: the log-probabilities of {len(cache.dataset):,} examples are those in {cache.path}"
+                )
+
+    def reference_caches(self) -> list[ReferenceCache]:
+        """The caches of the reference's log-probabilities, of training and of validation data, if they are to be used.
+
+        Data of other people's data modules and loaders is not cached: there a frozen model is the reference.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if not (self.needs_reference and self.reference_mode == "cached" and isinstance(data, FeedbackDataModule)):
+            return []
+        settings = {
+            "weights": weights_fingerprint(resolve_path(self.reference_path or self.policy_path)),
+            "dtype": self.dtype_of_weights,
+            "precision": str(self.trainer.precision),
+        }
+        datasets = [dataset for dataset in (data.train_dataset, data.validation_dataset) if len(dataset)]
+        return [ReferenceCache(cache_folder(self.reference_cache), dataset, settings) for dataset in datasets]
+
+    def on_fit_start(self) -> None:
+        """Computes the reference's log-probabilities that are not in the cache."""
+        missing = [cache for cache in self._caches if cache.dataset.reference_logps is None]
+        if not missing:
+            return
+        pair, trainer = self.pair, self.trainer
+        # The policy is its own reference as long as nothing has changed it; its adapter can always be switched off.
+        own = self.reference_path in (None, self.policy_path) and (pair.untrained or has_adapter(pair.policy))
+        reference = None if own else pair.loaded_reference()
+        self.eval()
+        for cache in missing:
+            began = time.perf_counter()
+            compute = partial(self._reference_logps_of, cache.dataset, reference)
+            cache.dataset.reference_logps = cache.compute(
+                compute, trainer.strategy, trainer.world_size, trainer.global_rank
+            )
+            self.reference_notes.append(
+                f"reference: the log-probabilities of {len(cache.dataset):,} examples took"
+                f" {time.perf_counter() - began:.1f} s, and are kept in {cache.path}"
+            )
+        self.train()
+
+    @torch.no_grad()
+    def _reference_logps_of(
+        self, dataset: TokenizedDataset, reference: PreTrainedModel | None, part: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        strategy = self.trainer.strategy
+        sequences: Sequences = strategy.batch_to_device(dataset.sequences(part), self.device)
+        if reference is None:
+            # Through the strategy, which may have to gather the weights of a sharded model.
+            logps = strategy.predict_step(sequences, 0)
+        else:
+            with strategy.precision_plugin.forward_context():
+                logps = target_logps(reference, sequences)
+        assert isinstance(logps, Tensor)
+        return logps.float().cpu().numpy()
+
+    def predict_step(self, sequences: Sequences, batch_idx: int) -> Tensor:
+        """Log-probability of each completion token as the policy gives it without an adapter, float32 `[K]`."""
+        with without_adapter(self.pair.policy):
+            return target_logps(self.pair.policy, sequences)
 
     def logps(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
         """Log π_θ(y|x) and log π_ref(y|x) of each row, float32 `[R]` each, in nats.
@@ -171,6 +290,14 @@ class HaloModule(L.LightningModule):
         assert isinstance(gathered, Tensor)
         return gathered.flatten().to(values.dtype)
 
+    def mean_tokens(self, sequences: Sequences) -> Tensor:
+        """Mean number of completion tokens of a process, a scalar.
+
+        What a sum over tokens is divided by for their mean over all processes: DDP averages gradients over these.
+        """
+        tokens = sequences.completion_mask.sum(dtype=torch.float32)
+        return self.of_all_processes(tokens[None]).mean()
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer and the schedule that were asked for, the latter stepped after every optimizer step."""
         optimizer = self.make_optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
@@ -185,6 +312,7 @@ class HaloModule(L.LightningModule):
         The number of steps is not asked for earlier, in `configure_optimizers`: Lightning would build the data loader
         for it before a checkpoint is restored, and then not go on in the middle of an epoch.
         """
+        self.pair.untrained = False
         self._logged_at = self.trainer.global_step
         for config in self.trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, LinearWarmup):
@@ -213,6 +341,13 @@ class HaloModule(L.LightningModule):
             values["learning_rate"] = torch.tensor(trainer.optimizers[0].param_groups[0]["lr"])
             for name, value in values.items():
                 self.log(name, value.float(), prog_bar=name in PROGRESS_BAR)
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """Lightning's, and then the gradients go: otherwise they would stay during the next forward pass."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds one batch of held-out feedback to the validation metrics."""
@@ -257,7 +392,8 @@ class HaloModule(L.LightningModule):
             "task": self.task,
             "policy": self.policy_path,
             "tokenizer": getattr(getattr(self.trainer, "datamodule", None), "tokenizer_path", None),
-            "config": self.pair.policy.config.to_dict(),
+            "config": plain(self.pair.policy).config.to_dict(),
+            "lora": None if self.lora is None else asdict(self.lora),
         }
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from halo_lightning.data.batches import Sequences, UnaryBatch
+from halo_lightning.data.batches import Sequences, UnaryBatch, pack
 from halo_lightning.metrics import MeanLogps, MeanLoss
 from halo_lightning.modules.base import HaloModule, metric_collection
 
@@ -41,49 +41,48 @@ class CSFT(HaloModule):
     ) -> None:
         super().__init__(policy, **base)
         self.controls = {True: desirable_control, False: undesirable_control}
-        self._control_tokens: Tensor | None = None
+        self._control_tokens: dict[bool, list[int]] | None = None
 
     def loss_and_metrics(self, batch: UnaryBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean negative log-likelihood of a completion given its prompt and control text."""
-        logps = self.pair.policy_logps(self.with_control(batch.sequences, batch.desirable))
-        losses = -batch.weight * logps
-        tokens = batch.sequences.completion_mask.sum()
-        return losses.sum() / tokens, {"losses": losses, "logps": logps[batch.desirable]}
+        """Mean negative log-likelihood of a completion's token given its prompt and control text."""
+        token_logps = self.pair.policy_token_logps(batch.sequences)
+        losses = -batch.weight * token_logps.sum(-1)
+        return losses.sum() / self.mean_tokens(batch.sequences), {
+            "losses": (-batch.weight[:, None] * token_logps)[batch.sequences.completion_mask],
+            "logps": token_logps.sum(-1)[batch.desirable],
+        }
+
+    def on_before_batch_transfer(self, batch: UnaryBatch, dataloader_idx: int) -> UnaryBatch:
+        """Puts the control texts into the batch while it is still on the CPU."""
+        return batch._replace(sequences=self.with_control(batch.sequences, batch.desirable))
 
     def with_control(self, sequences: Sequences, desirable: Tensor) -> Sequences:
-        """The rows with their control tokens between prompt and completion."""
-        controls = self.control_tokens(sequences.input_ids.device)
-        chosen = torch.where(desirable[:, None], controls[0], controls[1])
-        length = chosen.shape[1]
-        rows, width = sequences.input_ids.shape
-        start = sequences.completion_mask.int().argmax(-1, keepdim=True)
-        position = torch.arange(width + length, device=start.device).expand(rows, -1)
-        source = torch.where(position < start, position, position - length).clamp(min=0)
-        is_control = (position >= start) & (position < start + length)
-        ids = sequences.input_ids.gather(1, source)
-        control = chosen.gather(1, (position - start).clamp(0, length - 1))
-        return Sequences(
-            torch.where(is_control, control, ids),
-            is_control | sequences.attention_mask.gather(1, source),
-            ~is_control & (position >= start) & sequences.completion_mask.gather(1, source),
-        )
+        """The sequences with their control tokens between prompt and completion."""
+        rows = sequences.unpacked()
+        controls = self.control_tokens
+        prompts = [
+            np.concatenate([prompt, controls[good]]) for (prompt, _), good in zip(rows, desirable.tolist(), strict=True)
+        ]
+        return pack(prompts, [completion for _, completion in rows])
 
-    def control_tokens(self, device: torch.device) -> Tensor:
-        """Tokens of both control texts, int64 `[2, C]`: desirable, undesirable; the shorter repeated to C tokens."""
+    @property
+    def control_tokens(self) -> dict[bool, list[int]]:
+        """Tokens of the control text of desirable (true) and undesirable (false) completions."""
         if self._control_tokens is None:
             from halo_lightning.pretrained import load_tokenizer
 
             data = getattr(self._trainer, "datamodule", None) if self._trainer else None
             tokenizer = getattr(data, "tokenizer", None) or load_tokenizer(self.policy_path)
-            listed = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in self.controls.values()]
-            longest = max(map(len, listed))
-            self._control_tokens = torch.tensor([(ids * longest)[:longest] for ids in listed])
-        return self._control_tokens.to(device)
+            self._control_tokens = {
+                good: list(tokenizer(text, add_special_tokens=False)["input_ids"])
+                for good, text in self.controls.items()
+            }
+        return self._control_tokens
 
     def tokenizer_for_export(self, tokenizer: Any) -> Any:
         """A copy whose generation prompt asks for a desirable completion."""
         exported = copy.deepcopy(tokenizer)
-        text = exported.decode(self.control_tokens(torch.device("cpu"))[0])
+        text = exported.decode(self.control_tokens[True])
         exported.chat_template += "{% if add_generation_prompt %}{{ " + repr(text) + " }}{% endif %}"
         return exported
 

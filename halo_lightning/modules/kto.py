@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.fabric.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from halo_lightning.data.batches import Sequences, UnaryBatch
+from halo_lightning.data.batches import Sequences, UnaryBatch, pack
 from halo_lightning.losses import kl_from_halves, kl_from_mismatched, kto_loss, suggested_kto_weights
 from halo_lightning.modules.unary import UnaryHalo
 
@@ -30,8 +31,9 @@ class KTO(UnaryHalo):
         value_function: Human value function h(z, z_ref), one of `halo_lightning.values` or any callable on two tensors;
             None is the logistic function of eq. 7.
         kl: How KL(π_θ‖π_ref) is estimated: `halves`, each half of the batch from the other half (the report);
-            `mismatched`, from prompts with completions of other prompts of the batch, which are computed in addition
-            (arXiv 2402.01306); or `none`, which takes it to be 0.
+            `mismatched`, from prompts with completions of other prompts of the process's batch, computed in addition
+            (arXiv 2402.01306), and for which no cache has the reference's log-probabilities, so that the reference is
+            in memory beside the policy; or `none`, which takes it to be 0.
         kl_over: Whose examples it is estimated from: those of all `processes`, or of this `device` alone (the code
             released with the report).
         kl_gradient: Whether the gradient passes through the estimate (it does in the code released with the report).
@@ -77,9 +79,10 @@ class KTO(UnaryHalo):
         if self.kl == "none":
             return torch.zeros_like(policy_logps)
         if self.kl == "mismatched":
-            # The added rows need activations only if the gradient is to pass.
+            added = batch.mismatched if batch.mismatched is not None else self._mismatched(batch.sequences)
+            # The added sequences need activations only if the gradient is to pass.
             with torch.set_grad_enabled(self.kl_gradient and torch.is_grad_enabled()):
-                mismatched_logps = self.logps(mismatched(batch.sequences))
+                mismatched_logps = self.logps(added)
             kl = kl_from_mismatched(*map(self._of_everyone, mismatched_logps), detach=not self.kl_gradient)
             return kl.expand_as(policy_logps)
         kl = kl_from_halves(
@@ -91,6 +94,14 @@ class KTO(UnaryHalo):
         # Gathered in the order of the ranks, each with as many examples as this one.
         first = 0 if self.kl_over == "device" else self.global_rank * len(policy_logps)
         return kl[first : first + len(policy_logps)]
+
+    def on_before_batch_transfer(self, batch: UnaryBatch, dataloader_idx: int) -> UnaryBatch:
+        """Adds the mismatched sequences while the batch is still on the CPU."""
+        return batch._replace(mismatched=mismatched(batch.sequences)) if self.kl == "mismatched" else batch
+
+    def _mismatched(self, sequences: Sequences) -> Sequences:
+        moved: Sequences = move_data_to_device(mismatched(sequences), sequences.input_ids.device)
+        return moved
 
     def _of_everyone(self, values: Tensor) -> Tensor:
         if self.kl_over == "device":
@@ -115,31 +126,20 @@ class KTO(UnaryHalo):
 
 
 def mismatched(sequences: Sequences) -> Sequences:
-    """Each row's prompt with the completion of the next row (in turn) whose prompt is another one.
+    """Each prompt with the completion of the next sequence (in turn) whose prompt is another one.
 
-    Where all prompts of the batch are the same, it is the next row's completion.
+    Where all prompts of the batch are the same, it is the next sequence's completion.
 
     Args:
-        sequences: R rows.
+        sequences: R of them.
 
     Returns:
-        R rows, as wide as they need to be at most.
+        R others.
     """
-    ids, _, is_completion = sequences
-    rows, width = ids.shape
-    position = torch.arange(width, device=ids.device)
-    start = is_completion.int().argmax(-1)
-    prompts = torch.where(position < start[:, None], ids, -1)
-    same = (prompts[:, None] == prompts[None]).all(-1)
-    row = torch.arange(rows, device=ids.device)
-    following = (row[:, None] + 1 + row) % rows  # the other rows in turn, and at last the row itself
-    partner = following.gather(1, (~same.gather(1, following)).int().argmax(-1, keepdim=True))[:, 0]
-
-    length = is_completion.sum(-1)[partner]
-    position = torch.arange(2 * width, device=ids.device).expand(rows, -1)
-    of_prompt = position < start[:, None]
-    of_completion = ~of_prompt & (position < (start + length)[:, None])
-    from_prompt = ids.gather(1, position.clamp(max=width - 1))
-    shifted = (position - start[:, None] + start[partner][:, None]).clamp(0, width - 1)
-    tokens = torch.where(of_prompt, from_prompt, ids[partner].gather(1, shifted))
-    return Sequences(tokens.where(of_prompt | of_completion, 0), of_prompt | of_completion, of_completion)
+    rows = sequences.unpacked()
+    prompts = [prompt.tobytes() for prompt, _ in rows]
+    partners = []
+    for row in range(len(rows)):
+        following = [(row + step) % len(rows) for step in range(1, len(rows) + 1)]
+        partners.append(next((other for other in following if prompts[other] != prompts[row]), following[0]))
+    return pack([prompt for prompt, _ in rows], [rows[partner][1] for partner in partners])

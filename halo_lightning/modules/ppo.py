@@ -10,11 +10,10 @@ from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
 from halo_lightning.data.batches import PairedBatch, Sequences, UnaryBatch
-from halo_lightning.logprobs import scatter_to_positions
+from halo_lightning.forward import predicting_states, target_logps
 from halo_lightning.losses import discounted_returns, generalized_advantages, offline_ppo_loss, whiten
 from halo_lightning.metrics import ImplicitRewards, MeanKL, MeanLoss, UnaryRewardAccuracy
 from halo_lightning.modules.base import HaloModule, metric_collection
-from halo_lightning.policy import last_hidden_states, logps_from_hidden
 
 
 class OfflinePPO(HaloModule):
@@ -33,8 +32,8 @@ class OfflinePPO(HaloModule):
             ratio every token that is not clipped weighs the same.
         clip: Lower and upper bound of r_θ; None is [0.5, 2.0], or the logarithms of these for `log`.
         advantage: `constant`, ±1 for every token of the completion (the report's text), or `gae`: ±1 at the last
-            token, spread over the tokens by a value head and generalized advantage estimation, whitened over the
-            batch of the device (the released code).
+            token, spread over the tokens by a value head and generalized advantage estimation, whitened over
+            the batch of all processes (the released code).
         kl_penalty: Weight of the mean over tokens of log(π_ref/π_θ) in the loss; the released code has 0.1.
         gamma: γ of `gae`, the discount from token to token.
         lam: λ of `gae`.
@@ -81,8 +80,8 @@ class OfflinePPO(HaloModule):
     def loss_and_metrics(self, batch: PairedBatch | UnaryBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """One loss per completion, and their mean."""
         sequences, desirable = batch.sequences, batch.desirable
-        hidden = last_hidden_states(self.pair.policy, sequences)
-        policy_logps = logps_from_hidden(self.pair.policy, hidden, sequences)
+        states = predicting_states(self.pair.policy, sequences)
+        policy_logps = sequences.table(target_logps(self.pair.policy, sequences, states))
         reference_logps = self.pair.reference_token_logps(sequences)
         mask = sequences.completion_mask
         reward = torch.where(desirable, 1.0, -1.0).to(policy_logps)
@@ -90,7 +89,7 @@ class OfflinePPO(HaloModule):
         if self.value_head is None:
             advantage = reward
         else:
-            advantage, value_losses = self.estimate_advantages(hidden, sequences, reward)
+            advantage, value_losses = self.estimate_advantages(states, sequences, reward)
         losses = offline_ppo_loss(policy_logps, reference_logps, mask, advantage, ratio=self.ratio, clip=self.clip)
         log_ratios = policy_logps - reference_logps
         tokens = mask.sum(-1).clamp(min=1)
@@ -107,21 +106,20 @@ class OfflinePPO(HaloModule):
             "kl": detached,
         }
 
-    def estimate_advantages(self, hidden: Tensor, sequences: Sequences, reward: Tensor) -> tuple[Tensor, Tensor]:
-        """Advantages `[R, T]` by the value head, and its squared errors `[R]`.
+    def estimate_advantages(self, states: Tensor, sequences: Sequences, reward: Tensor) -> tuple[Tensor, Tensor]:
+        """Advantages `[R, C]` by the value head, and its squared errors `[R]`.
 
-        The head sees hidden states without their gradient: learning values does not move the policy.
+        The head sees the hidden states `[K, H]` without their gradient: learning values does not move the policy.
         """
         assert self.value_head is not None
         mask = sequences.completion_mask
-        predicted = mask[:, 1:]
-        states = hidden.detach()[:, :-1][predicted].float()
-        values = nn.functional.pad(scatter_to_positions(self.value_head(states)[:, 0], predicted), (1, 0))
+        values = sequences.table(self.value_head(states.detach().float())[:, 0])
         last = mask & (mask.flip(-1).cumsum(-1).flip(-1) == 1)
         rewards = reward[:, None] * last
         advantages = generalized_advantages(values, rewards, mask, gamma=self.gamma, lam=self.lam)
         errors = (values - discounted_returns(rewards, mask, gamma=self.gamma)) ** 2 * mask
-        return whiten(advantages, mask), 0.5 * errors.sum(-1) / mask.sum(-1).clamp(min=1)
+        whitened = whiten(advantages, mask, total=lambda scalar: self.of_all_processes(scalar[None]).sum())
+        return whitened, 0.5 * errors.sum(-1) / mask.sum(-1).clamp(min=1)
 
     def configure_gradient_clipping(
         self,

@@ -9,11 +9,11 @@ from torchmetrics import MetricCollection
 
 from halo_lightning.data.batches import Batch, PairedBatch
 from halo_lightning.errors import ConfigError
+from halo_lightning.forward import last_hidden_states, plain
 from halo_lightning.losses import bradley_terry_loss
 from halo_lightning.metrics import ImplicitRewards, MeanLoss, PairedRewardAccuracy
 from halo_lightning.modules.base import HaloModule, metric_collection
-from halo_lightning.policy import PolicyAndReference
-from halo_lightning.pretrained import load_model, load_tokenizer
+from halo_lightning.pretrained import load_tokenizer
 
 
 class RewardModel(HaloModule):
@@ -39,8 +39,6 @@ class RewardModel(HaloModule):
         """Loads the backbone, with a new scalar head unless the folder has one."""
         if self.models is not None:
             return
-        model = load_model(self.policy_path, self.task, dtype=self.dtype_of_weights, attention=self.attention)
-        # The classifier reads the last token that is not padding, so it has to know what padding is.
         data = getattr(self._trainer, "datamodule", None) if self._trainer else None
         tokenizer = getattr(data, "tokenizer", None) or load_tokenizer(self.policy_path)
         if tokenizer.pad_token_id == tokenizer.eos_token_id:
@@ -48,16 +46,16 @@ class RewardModel(HaloModule):
                 f"{self.policy_path}: a reward model needs a padding token of its own (here it is the end-of-sequence"
                 " token, which would then be taken for padding); add one to the tokenizer"
             )
-        model.config.pad_token_id = tokenizer.pad_token_id
-        self.models = PolicyAndReference(model)
+        super().configure_model()
+        # Where it is used, the classifier reads the last token that is not padding, so it has to know what padding is.
+        self.pair.policy.config.pad_token_id = tokenizer.pad_token_id
 
     def forward(self, batch: Batch) -> Tensor:
         """r_φ(x, y) of each row, float32 `[R]`."""
-        sequences = batch.sequences
-        output = self.pair.policy(
-            input_ids=sequences.input_ids, attention_mask=sequences.attention_mask.long(), use_cache=False
-        )
-        rewards: Tensor = output.logits[:, 0].float()
+        model: Any = self.pair.policy
+        states = last_hidden_states(model, batch.sequences)
+        last = batch.sequences.segments.query_bounds[1:] - 1
+        rewards: Tensor = plain(model).score(states[last])[:, 0].float()
         return rewards
 
     def loss_and_metrics(self, batch: PairedBatch) -> tuple[Tensor, dict[str, Tensor]]:

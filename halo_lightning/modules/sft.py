@@ -42,10 +42,7 @@ class SFT(HaloModule):
             losses = -batch.weight * logps
             return losses.mean(), {"losses": losses, "logps": logps}
         losses = (-batch.weight[:, None] * token_logps)[sequences.completion_mask]
-        tokens = sequences.completion_mask.sum().to(logps)
-        # DDP averages gradients over processes, so the sum is divided by the mean number of tokens of a process.
-        mean_tokens = self.of_all_processes(tokens[None]).mean()
-        return losses.sum() / mean_tokens, {"losses": losses, "logps": logps}
+        return losses.sum() / self.mean_tokens(sequences), {"losses": losses, "logps": logps}
 
     def metrics(self) -> MetricCollection:
         """Loss, and the mean log-probability of a demonstration."""

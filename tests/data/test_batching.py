@@ -11,7 +11,6 @@ from halo_lightning.data.batching import TokenizedDataset, TokenizedDatasetBuild
 from halo_lightning.data.feedback import Feedback
 from halo_lightning.data.rendering import Encoded
 
-PAD = 99
 SEQUENCES = [
     Encoded([1, 2], [3]),
     Encoded([4], [5, 6, 7]),
@@ -21,7 +20,7 @@ SEQUENCES = [
 
 
 def dataset(feedback: Feedback) -> TokenizedDataset:
-    builder = TokenizedDatasetBuilder(feedback, PAD)
+    builder = TokenizedDatasetBuilder(feedback)
     each = 2 if feedback == "paired" else 1
     labels = [True, False, True, False] if feedback == "unary" else []
     for start in range(0, 4, 2):  # in two parts, as chunks come
@@ -29,15 +28,16 @@ def dataset(feedback: Feedback) -> TokenizedDataset:
     return builder.build()
 
 
+def rows(batch: UnaryBatch | PairedBatch | SFTBatch) -> list[tuple[list[int], list[int]]]:
+    return [(prompt.tolist(), completion.tolist()) for prompt, completion in batch.sequences.unpacked()]
+
+
 def test_unary() -> None:
     batch = dataset("unary")[[2, 0]]
     assert isinstance(batch, UnaryBatch)
-    assert batch.sequences.input_ids.tolist() == [
-        [8, 9, 10, 11, 12],  # example 2
-        [1, 2, 3, PAD, PAD],  # example 0
-    ]
-    assert batch.sequences.attention_mask.int().tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
-    assert batch.sequences.completion_mask.int().tolist() == [[0, 0, 0, 1, 1], [0, 0, 1, 0, 0]]
+    assert batch.sequences.input_ids.tolist() == [8, 9, 10, 11, 12, 1, 2, 3]  # example 2, example 0
+    assert rows(batch) == [([8, 9, 10], [11, 12]), ([1, 2], [3])]
+    assert batch.sequences.completion_mask.int().tolist() == [[1, 1], [1, 0]]
     assert batch.desirable.tolist() == [True, True]
     assert batch.weight.tolist() == [2.5, 0.5]
     assert batch.index.tolist() == [2, 0]
@@ -46,13 +46,12 @@ def test_unary() -> None:
 def test_paired() -> None:
     batch = dataset("paired")[[1, 0]]
     assert isinstance(batch, PairedBatch)
-    assert batch.sequences.input_ids.tolist() == [
-        [8, 9, 10, 11, 12],  # chosen of pair 1
-        [1, 2, 3, PAD, PAD],  # chosen of pair 0
-        [13, 14, PAD, PAD, PAD],  # rejected of pair 1
-        [4, 5, 6, 7, PAD],  # rejected of pair 0
+    assert rows(batch) == [
+        ([8, 9, 10], [11, 12]),  # chosen of pair 1
+        ([1, 2], [3]),  # chosen of pair 0
+        ([13], [14]),  # rejected of pair 1
+        ([4], [5, 6, 7]),  # rejected of pair 0
     ]
-    assert batch.sequences.completion_mask.int().sum(1).tolist() == [2, 1, 1, 3]
     assert batch.desirable.tolist() == [True, True, False, False]
     assert batch.weight.tolist() == [2.5, 0.5]
     assert batch.index.tolist() == [1, 0]
@@ -61,9 +60,29 @@ def test_paired() -> None:
 def test_sft_and_dtypes() -> None:
     batch = dataset("sft")[[3]]
     assert isinstance(batch, SFTBatch)
-    assert batch.sequences.input_ids.tolist() == [[13, 14]]
-    assert [field.dtype for field in batch.sequences] == [torch.int64, torch.bool, torch.bool]
+    sequences = batch.sequences
+    assert sequences.input_ids.tolist() == [13, 14]
+    integers = (sequences.input_ids, sequences.position_ids, sequences.targets, sequences.predictors, sequences.cells)
+    assert {field.dtype for field in integers} == {torch.int64}
     assert (batch.weight.dtype, batch.index.dtype) == (torch.float32, torch.int64)
+
+
+def test_reference_log_probabilities_come_with_their_tokens() -> None:
+    data = dataset("paired")
+    assert data[[0]].sequences.reference_logps is None
+    data.reference_logps = -np.arange(7, dtype=np.float32)  # completions of 1, 3, 2 and 1 tokens
+    sequences = data[[1, 0]].sequences
+    assert sequences.targets.tolist() == [11, 12, 3, 14, 5, 6, 7]
+    assert sequences.reference_logps.tolist() == [-4, -5, 0, -6, -1, -2, -3]
+
+
+def test_sharing_prompts_can_be_switched_off() -> None:
+    builder = TokenizedDatasetBuilder("paired")
+    builder.add([Encoded([1, 2], [3]), Encoded([1, 2], [4])], [1.0], [])
+    data = builder.build()
+    assert data[[0]].sequences.input_ids.tolist() == [1, 2, 3, 4]
+    data.share_prompts = False
+    assert data[[0]].sequences.input_ids.tolist() == [1, 2, 3, 1, 2, 4]
 
 
 def test_a_single_number_is_a_batch_of_one() -> None:
@@ -77,7 +96,7 @@ def test_a_number_that_does_not_exist(examples: int | list[int]) -> None:
 
 
 def test_nothing_was_added() -> None:
-    empty = TokenizedDatasetBuilder("unary", PAD).build()
+    empty = TokenizedDatasetBuilder("unary").build()
     assert (len(empty), len(empty.tokens), empty.offsets.tolist()) == (0, 0, [0])
 
 

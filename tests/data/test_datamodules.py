@@ -35,10 +35,9 @@ def module(kind: type[FeedbackDataModule], train: str, **options: Any) -> Any:
 
 
 def rendered(data: FeedbackDataModule, batch: Any) -> list[tuple[str, str]]:
-    """The text of each row of a batch: all of it, and what the loss is on."""
-    ids, real, completion = batch.sequences
+    """The text of each sequence of a batch: all of it, and what the loss is on."""
     decode = data.tokenizer.decode
-    return [(decode(row[r]), decode(row[c])) for row, r, c in zip(ids, real, completion, strict=True)]
+    return [(decode([*prompt, *completion]), decode(completion)) for prompt, completion in batch.sequences.unpacked()]
 
 
 def prompts(data: FeedbackDataModule, loader: Any) -> set[str]:
@@ -257,6 +256,7 @@ def test_hyper_parameters_are_primitives(tmp_path: Path, as_object: bool) -> Non
         "max_length": 1024,
         "max_prompt_length": 512,
         "too_long": "truncate",
+        "share_prompts": True,
         "num_workers": 0,
         "seed": 1,
         "balance": "oversample",
@@ -280,7 +280,7 @@ class Policy(L.LightningModule):
 
     def training_step(self, batch: UnaryBatch, batch_idx: int) -> torch.Tensor:
         self.seen.append(batch.index.tolist())
-        self.tokens += int(batch.sequences.attention_mask.sum())
+        self.tokens += batch.sequences.real_tokens
         return self.number.square()
 
     def validation_step(self, batch: UnaryBatch, batch_idx: int) -> None:

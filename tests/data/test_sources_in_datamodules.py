@@ -30,10 +30,8 @@ def module(kind: Any, train: Any, **options: Any) -> Any:
 
 
 def prompts(data: Any) -> list[str]:
-    return [
-        data.tokenizer.decode(row[~completion & real])
-        for row, real, completion in zip(*data.train_dataset[list(range(len(data.train_dataset)))].sequences)  # noqa: B905
-    ]
+    batch = data.train_dataset[list(range(len(data.train_dataset)))]
+    return [data.tokenizer.decode(prompt) for prompt, _ in batch.sequences.unpacked()]
 
 
 def test_bad_rows_are_skipped_counted_and_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from halo_lightning import losses, modules
-from halo_lightning.data.batches import PairedBatch, Sequences, SFTBatch, UnaryBatch
+from halo_lightning.data.batches import PairedBatch, Sequences, SFTBatch, UnaryBatch, pack
 from halo_lightning.modules import HaloModule
 from halo_lightning.modules.paired import PairedHalo
-from tests.conftest import make_sequences, tiny_llama
-from tests.test_policy import one_by_one
+from tests.conftest import make_sequences, one_by_one, tiny_llama
 
 METHODS = [getattr(modules, name) for name in modules.__all__ if name != "HaloModule"]
 
@@ -50,8 +50,9 @@ def plain_logps(module: HaloModule, sequences: Sequences = SEQUENCES) -> tuple[t
     pair = module.pair
     with torch.no_grad():
         policy = one_by_one(pair.policy, sequences)
-        reference = one_by_one(pair.reference, sequences) if pair.reference is not None else torch.zeros_like(policy)
-    return policy, reference
+        if not module.needs_reference:
+            return policy, torch.zeros_like(policy)
+        return policy, one_by_one(pair.loaded_reference(), sequences)
 
 
 LENGTHS = SEQUENCES.completion_mask.sum(-1)
@@ -138,32 +139,29 @@ def test_kto_without_kl(policy: str, reference: str) -> None:
 def test_mismatched_rows_join_prompts_with_completions_of_other_prompts() -> None:
     from halo_lightning.modules.kto import mismatched
 
-    # Prompts AA, AA, B, CCC; completions 1, 22, 3, 44 (9 is padding).
-    a, b, c, x = 50, 51, 52, 9
-    ids = torch.tensor([[a, a, 1, x, x], [a, a, 2, 2, x], [b, 3, x, x, x], [c, c, c, 4, 4]])
-    lengths, prompts = torch.tensor([3, 4, 2, 5]), torch.tensor([2, 2, 1, 3])
-    position = torch.arange(5)
-    real = position < lengths[:, None]
-    joined = mismatched(Sequences(ids, real, real & (position >= prompts[:, None])))
-    rows = [row[mask].tolist() for row, mask in zip(joined.input_ids, joined.attention_mask, strict=True)]
-    # The first row passes over the second one, whose prompt is its own.
-    assert rows == [[a, a, 3], [a, a, 3], [b, 4, 4], [c, c, c, 1]]
-    completions = [row[mask].tolist() for row, mask in zip(joined.input_ids, joined.completion_mask, strict=True)]
-    assert completions == [[3], [3], [4, 4], [1]]
-    assert all(mask[:n].all() for mask, n in zip(joined.attention_mask, (3, 3, 3, 4), strict=True))
+    # Prompts AA, AA, B, CCC; completions 1, 22, 3, 44.
+    a, b, c = 50, 51, 52
+    prompts, completions = [[a, a], [a, a], [b], [c, c, c]], [[1], [2, 2], [3], [4, 4]]
+    joined = mismatched(pack(list(map(np.array, prompts)), list(map(np.array, completions))))
+    rows = [(prompt.tolist(), completion.tolist()) for prompt, completion in joined.unpacked()]
+    # The first prompt passes over the second one, which is the same.
+    assert rows == [([a, a], [3]), ([a, a], [3]), ([b], [4, 4]), ([c, c, c], [1])]
 
 
 @pytest.mark.parametrize("through", [False, True])
 def test_kto_with_mismatched_kl(through: bool, policy: str, reference: str) -> None:
     from halo_lightning.modules.kto import mismatched
 
-    module = built(modules.KTO(policy, reference=reference, kl="mismatched", kl_gradient=through))
+    module = built(modules.KTO(reference, reference=policy, kl="mismatched", kl_gradient=through))
     _, values = module.loss_and_metrics(UNARY)
     token_logps, token_reference = plain_logps(module, mismatched(SEQUENCES))
     expected = (token_logps - token_reference).sum(-1).mean().clamp(min=0)
     assert expected > 0
     torch.testing.assert_close(values["kl"], expected.expand(4), rtol=1e-4, atol=1e-4)
     assert values["kl"].requires_grad == through
+    # On its way to the device, the batch gets them beforehand.
+    batch = module.on_before_batch_transfer(UNARY, 0)
+    torch.testing.assert_close(module.loss_and_metrics(batch)[1]["kl"], values["kl"])
 
 
 def test_bco_shift_is_a_running_mean(policy: str, reference: str) -> None:
@@ -214,7 +212,7 @@ def test_offline_ppo_with_constant_advantage(
     for row in range(4):
         sign = 1.0 if batch.desirable[row] else -1.0
         total = penalty = 0.0
-        for t in range(SEQUENCES.input_ids.shape[1]):
+        for t in range(SEQUENCES.completion_mask.shape[1]):
             if SEQUENCES.completion_mask[row, t]:
                 log_ratio = float(token_logps[row, t] - token_reference[row, t])
                 r, low, high = (
@@ -247,16 +245,13 @@ def test_offline_ppo_with_a_value_head(policy: str, reference: str) -> None:
 
 def test_csft_puts_the_control_text_between_prompt_and_completion() -> None:
     module = modules.CSFT("embedded:base")
-    module._control_tokens = torch.tensor([[91, 92], [93, 94]])
-    before = make_sequences([5, 4], [2, 1])
-    after = module.with_control(before, torch.tensor([True, False]))
-    first, second = before.input_ids.tolist()
-    assert after.input_ids.tolist()[0] == [*first[:2], 91, 92, *first[2:]]
-    assert after.input_ids.tolist()[1][:6] == [*second[:1], 93, 94, *second[1:4]]
-    assert after.attention_mask.sum(-1).tolist() == [7, 6]
-    assert after.completion_mask.tolist() == [
-        [False, False, False, False, True, True, True],
-        [False, False, False, True, True, True, False],
+    module._control_tokens = {True: [91, 92], False: [93]}
+    batch = UNARY._replace(sequences=make_sequences([5, 4], [2, 1]), desirable=torch.tensor([True, False]))
+    (first, answer), (second, other) = batch.sequences.unpacked()
+    after = module.on_before_batch_transfer(batch, 0).sequences
+    assert [(prompt.tolist(), completion.tolist()) for prompt, completion in after.unpacked()] == [
+        ([*first, 91, 92], answer.tolist()),
+        ([*second, 93], other.tolist()),
     ]
 
 
@@ -270,23 +265,19 @@ def test_csft_export_asks_for_desirable_completions() -> None:
     exported = module.tokenizer_for_export(tokenizer)
     text = exported.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
     assert text.startswith(plain)
-    assert exported(text, add_special_tokens=False)["input_ids"][-module._control_tokens.shape[1] :] == (
-        module._control_tokens[0].tolist()
-    )
+    control = module.control_tokens[True]
+    assert exported(text, add_special_tokens=False)["input_ids"][-len(control) :] == control
     assert tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True) == plain
 
 
-def test_reward_model_scores_the_last_real_token() -> None:
+def test_reward_model_scores_the_last_token() -> None:
     module = built(modules.RewardModel("embedded:base"))
-    pad = module.pair.policy.config.pad_token_id
-    ids = SEQUENCES.input_ids.masked_fill(~SEQUENCES.attention_mask, pad)
-    batch = PAIRED._replace(sequences=SEQUENCES._replace(input_ids=ids))
+    batch, model = PAIRED, module.pair.policy
     rewards = module(batch)
-    model = module.pair.policy
-    for row, reward in enumerate(rewards):
-        length = int(SEQUENCES.attention_mask[row].sum())
-        hidden = model.base_model(input_ids=ids[row : row + 1, :length]).last_hidden_state[0, -1]
-        torch.testing.assert_close(reward, model.score(hidden)[0], rtol=1e-4, atol=1e-5)
+    for (prompt, completion), reward in zip(batch.sequences.unpacked(), rewards, strict=True):
+        ids = torch.from_numpy(np.concatenate([prompt, completion]))
+        expected = model(input_ids=ids[None], use_cache=False).logits[0, 0]
+        torch.testing.assert_close(reward, expected, rtol=1e-4, atol=1e-5)
     loss, values = module.loss_and_metrics(batch)
     expected = torch.tensor(WEIGHT) * torch.log1p(torch.exp(rewards[2:] - rewards[:2]))
     torch.testing.assert_close(values["losses"], expected)

@@ -31,7 +31,17 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, dic
     return found
 
 
-CASES = ["KTO", "KTO, gradient through the KL", "DPO", "BCO", "OfflinePPO", "SFT"]
+CASES = [
+    "KTO",
+    "KTO, gradient through the KL",
+    "DPO",
+    "BCO",
+    "OfflinePPO",
+    "OfflinePPO, value head",
+    "CSFT",
+    "SLiC",
+    "SFT",
+]
 
 
 @pytest.mark.parametrize("case", CASES)

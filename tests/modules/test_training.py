@@ -13,6 +13,7 @@ from halo_lightning import DPO, KTO, HuggingFaceExport, PairedDataModule, UnaryD
 from halo_lightning.modules import RewardModel
 from halo_lightning.values import KahnemanTversky
 from halo_lightning.world import rows
+from tests.conftest import one_by_one
 
 
 @pytest.fixture
@@ -49,7 +50,9 @@ def test_five_lines(thumbs: str, tmp_path: Path) -> None:
 
 
 def test_training_moves_the_policy_and_not_the_reference(pairs: str, tmp_path: Path) -> None:
-    module = DPO("embedded:base", optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    module = DPO(
+        "embedded:base", reference_mode="frozen", optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1)
+    )
     module.configure_model()
     policy = {name: value.clone() for name, value in module.pair.policy.named_parameters()}
     reference = {name: value.clone() for name, value in module.pair.reference.named_parameters()}
@@ -107,7 +110,7 @@ def test_validation_before_the_first_step_is_logged(thumbs: str, tmp_path: Path)
     first, *later = scalars["val/loss"]
     assert first == (0, pytest.approx(0.5))
     assert later
-    assert scalars["val/rewards/accuracies"][0] == (0, 0.5)
+    assert scalars["val/rewards/margins"][0] == (0, pytest.approx(0.0, abs=1e-4))
 
 
 def test_an_interrupted_training_exports_nothing(thumbs: str, tmp_path: Path) -> None:
@@ -142,3 +145,55 @@ def test_reward_model_exports_a_classifier_that_scores_alike(pairs: str, tmp_pat
     with torch.no_grad():
         expected = module.eval()(batch)[: len(batch.index)]
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_adapter_is_trained_exported_and_resumed(pairs: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from halo_lightning.export import export_checkpoint
+    from halo_lightning.pretrained import load_model
+
+    module = DPO("embedded:base", lora={"rank": 4, "alpha": 8}, optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2))
+    data = PairedDataModule(pairs, batch_size=8, max_length=128, max_prompt_length=64, validation_fraction=0)
+    export = HuggingFaceExport(str(tmp_path / "export"))
+    trained = trainer(tmp_path, callbacks=[export])
+    trained.fit(module, datamodule=data)
+    assert module.pair.reference is None
+    assert float(trained.callback_metrics["loss"]) < 0.6931
+    changed = {name for name, p in module.pair.policy.named_parameters() if p.requires_grad}
+    assert changed
+    assert all("lora" in name for name in changed)
+
+    trained.save_checkpoint(tmp_path / "saved.ckpt")
+    export_checkpoint(str(tmp_path / "saved.ckpt"), str(tmp_path / "other"))
+    sequences = data.train_dataset[[0, 1, 2]].sequences
+    expected = module.pair.policy_token_logps(sequences)
+    for folder in ("export", "other"):
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / folder)
+        torch.testing.assert_close(one_by_one(model, sequences), expected, rtol=1e-3, atol=1e-3)
+    assert (one_by_one(load_model("embedded:base"), sequences) - expected).abs().max() > 0.01
+
+
+def test_activation_checkpointing_and_padded_rows_change_nothing(pairs: str, tmp_path: Path) -> None:
+    losses = []
+    for options in ({}, {"gradient_checkpointing": True}, {"packing": False}):
+        module = DPO("embedded:base", dtype="float64", optimizer=lambda p: torch.optim.SGD(p, lr=0.1), **options)
+        data = PairedDataModule(pairs, batch_size=8, max_length=128, max_prompt_length=64, validation_fraction=0)
+        trained = trainer(tmp_path)
+        trained.fit(module, datamodule=data)
+        losses.append(float(trained.callback_metrics["loss"]))
+    assert losses[1:] == pytest.approx(losses[:1] * 2, rel=1e-6)
+
+
+def test_gradients_do_not_stay_during_the_next_forward_pass(pairs: str, tmp_path: Path) -> None:
+    seen = []
+
+    class Watch(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, *_: object) -> None:
+            seen.append([p.grad is None for p in module.parameters() if p.requires_grad])
+
+    data = PairedDataModule(pairs, batch_size=8, max_length=128, max_prompt_length=64, validation_fraction=0)
+    trainer(tmp_path, callbacks=[Watch()], accumulate_grad_batches=2, max_steps=2).fit(
+        DPO("embedded:base"), datamodule=data
+    )
+    assert [all(step) for step in seen] == [True, False, True, False]

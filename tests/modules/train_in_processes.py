@@ -14,7 +14,18 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
-from halo_lightning import BCO, DPO, KTO, SFT, OfflinePPO, PairedDataModule, SFTDataModule, UnaryDataModule
+from halo_lightning import (
+    BCO,
+    CSFT,
+    DPO,
+    KTO,
+    SFT,
+    OfflinePPO,
+    PairedDataModule,
+    SFTDataModule,
+    SLiC,
+    UnaryDataModule,
+)
 
 CASES = {
     "KTO": (KTO, {"beta": 0.5}, UnaryDataModule),
@@ -22,6 +33,9 @@ CASES = {
     "DPO": (DPO, {}, PairedDataModule),
     "BCO": (BCO, {"beta": 0.5}, UnaryDataModule),
     "OfflinePPO": (OfflinePPO, {}, UnaryDataModule),
+    "OfflinePPO, value head": (OfflinePPO, {"advantage": "gae", "value_coefficient": 1.0}, UnaryDataModule),
+    "CSFT": (CSFT, {}, UnaryDataModule),
+    "SLiC": (SLiC, {}, PairedDataModule),
     "SFT": (SFT, {}, SFTDataModule),
 }
 
@@ -33,6 +47,7 @@ def main(data: str, out: str, devices: int) -> None:
         module = module_class(
             "embedded:base",
             dtype="float64",
+            reference_cache=f"{out}.cache",  # each number of processes computes its own
             optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.05),
             **settings,
         )

@@ -1,0 +1,249 @@
+"""Who trains: this package, TRL, and straightforward PyTorch. Each gives the losses and the times of its steps."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.work import BETA, CLIP, LEARNING_RATE, Work
+
+
+class Measured(NamedTuple):
+    """What a contender's run gave.
+
+    Attributes:
+        losses: Of each step.
+        ends: The time at the end of each step, in seconds.
+        reference: Seconds that the reference's log-probabilities of all rows took beforehand; 0 where they are
+            computed in the steps.
+    """
+
+    losses: list[float]
+    ends: list[float]
+    reference: float
+
+
+def now(device: str) -> float:
+    """The time when everything that was asked of a device is done."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def halo(work: Work, folder: Path, **options: Any) -> Measured:
+    """This package, by its own road: data module, module, Trainer."""
+    import lightning as L
+
+    from halo_lightning import DPO, KTO, SFT
+
+    losses: list[Tensor] = []
+    ends: list[float] = []
+
+    class Watch(L.Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
+            losses.append(outputs["loss"].detach())
+            ends.append(now(work.device))
+
+        def on_train_start(self, *_: Any) -> None:
+            self.started = now(work.device)
+
+        def setup(self, *_: Any, **__: Any) -> None:
+            self.set_up = now(work.device)
+
+    share_prompts, fused = options.pop("share_prompts", True), options.pop("fused", True)
+    settings: dict[str, Any] = {
+        "optimizer": lambda p: torch.optim.AdamW(p, lr=LEARNING_RATE, weight_decay=0.0, fused=fused),
+        "scheduler": lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
+        "dtype": work.dtype,
+        "reference_cache": str(folder / "cache"),
+    }
+    if work.method != "sft":
+        settings["beta"] = BETA
+    watch = Watch()
+    module = {"dpo": DPO, "kto": KTO, "sft": SFT}[work.method](str(folder / "model"), **settings, **options)
+    trainer = L.Trainer(
+        accelerator="cpu" if work.device == "cpu" else "gpu",
+        devices=1,
+        precision="bf16-true" if work.dtype == "bfloat16" else "32-true",
+        max_epochs=1,
+        gradient_clip_val=CLIP,
+        logger=False,
+        callbacks=[watch],
+        default_root_dir=folder,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    data = work.data_module(folder, share_prompts=share_prompts)
+    trainer.fit(module, datamodule=data)
+    return Measured([float(loss) for loss in losses], ends, watch.started - watch.set_up)
+
+
+def trl(work: Work, folder: Path, *, best: bool) -> Measured:
+    """TRL with its defaults, or with the reference computed beforehand and no activation checkpointing."""
+    import trl
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+    ends: list[float] = []
+    times: dict[str, float] = {}
+
+    class Watch(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            times["started"] = now(work.device)
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            ends.append(now(work.device))
+
+    batches = json.loads((folder / "batches.json").read_text())
+    columns, config_class, trainer_class = {
+        "dpo": (dpo_columns, trl.DPOConfig, trl.DPOTrainer),
+        "kto": (kto_columns, trl.KTOConfig, trl.KTOTrainer),
+        "sft": (sft_columns, trl.SFTConfig, trl.SFTTrainer),
+    }[work.method]
+    options: dict[str, Any] = {"gradient_checkpointing": False} if best else {}
+    if best and work.method != "sft":
+        options["precompute_ref_log_probs"] = True
+    if work.method != "sft":
+        options["beta"] = BETA
+    config = config_class(
+        output_dir=str(folder / "trl"),
+        per_device_train_batch_size=work.batch,
+        num_train_epochs=1,
+        learning_rate=LEARNING_RATE,
+        lr_scheduler_type="constant",
+        max_length=work.max_length,
+        train_sampling_strategy="sequential",
+        logging_steps=1,
+        report_to=[],
+        save_strategy="no",
+        use_cpu=work.device == "cpu",
+        bf16=work.dtype == "bfloat16",
+        disable_tqdm=True,
+        max_grad_norm=CLIP,
+        **options,
+    )
+    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=getattr(torch, work.dtype))
+
+    class OnTokens(trainer_class):  # type: ignore[misc, valid-type]
+        def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
+            return dataset  # its rows are tokenised: everybody trains on the same tokens
+
+    before = now(work.device)  # the reference's pass is in the constructor
+    trainer = OnTokens(
+        model=model,
+        args=config,
+        train_dataset=Dataset.from_list([row for batch in batches for row in columns(batch)]),
+        processing_class=AutoTokenizer.from_pretrained(folder / "model"),
+        callbacks=[Watch()],
+    )
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return Measured(losses, ends, times["started"] - before if best and work.method != "sft" else 0.0)
+
+
+def dpo_columns(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Pairs as TRL has them when they are tokenised."""
+    rows = []
+    for row in batch:
+        (chosen, rejected), (prompt, _) = row["sequences"], row["prompt_lengths"]
+        rows.append({"prompt_ids": chosen[:prompt], "chosen_ids": chosen[prompt:], "rejected_ids": rejected[prompt:]})
+    return rows
+
+
+def kto_columns(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Examples as TRL has them when they are tokenised, each with the completion of the one before it for the KL."""
+    parts = [(row["sequences"][0], row["prompt_lengths"][0], row["label"]) for row in batch]
+    return [
+        {"prompt_ids": ids[:n], "completion_ids": ids[n:], "KL_completion_ids": other[other_n:], "label": label}
+        for (ids, n, label), (other, other_n, _) in zip(parts, [parts[-1], *parts[:-1]], strict=True)
+    ]
+
+
+def sft_columns(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Demonstrations as TRL has them when they are tokenised."""
+    return [
+        {"input_ids": ids, "completion_mask": [int(position >= n) for position in range(len(ids))]}
+        for (ids,), (n,) in ((row["sequences"], row["prompt_lengths"]) for row in batch)
+    ]
+
+
+def straightforward(work: Work, folder: Path) -> Measured:
+    """What one writes first: padded rows, all logits in float32, a frozen reference."""
+    from transformers import AutoModelForCausalLM
+
+    def load() -> Any:
+        return AutoModelForCausalLM.from_pretrained(folder / "model", dtype=getattr(torch, work.dtype)).to(work.device)
+
+    def logps(model: Any, batch: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and numbers of tokens of the completions, pairs as first all chosen, then all rejected."""
+        both = range(len(batch[0]["sequences"]))
+        rows = [torch.tensor(row["sequences"][side]) for side in both for row in batch]
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(work.device)
+        position = torch.arange(ids.shape[1], device=ids.device)
+        lengths = torch.tensor([len(row) for row in rows], device=ids.device)[:, None]
+        prompts = torch.tensor([row["prompt_lengths"][side] for side in both for row in batch], device=ids.device)
+        logits = model(input_ids=ids, attention_mask=position < lengths, use_cache=False).logits.float()
+        mask = ((position >= prompts[:, None]) & (position < lengths))[:, 1:]
+        all_logps = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+        return (all_logps * mask).sum(-1), mask.sum(-1)
+
+    model = load().train()
+    reference = None if work.method == "sft" else load().eval().requires_grad_(False)
+    loss_of = dpo if work.method == "dpo" else kto
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+    losses, ends = [], []
+    for batch in json.loads((folder / "batches.json").read_text()):
+        policy_logps, tokens = logps(model, batch)
+        if reference is None:
+            loss = sft(policy_logps, tokens)
+        else:
+            with torch.no_grad():
+                reference_logps, _ = logps(reference, batch)
+            loss = loss_of(policy_logps - reference_logps, [row["label"] for row in batch])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+        ends.append(now(work.device))
+    return Measured(losses, ends, 0.0)
+
+
+def dpo(log_ratios: Tensor, labels: list[bool]) -> Tensor:
+    """Equation 4."""
+    chosen, rejected = log_ratios.chunk(2)
+    return -F.logsigmoid(BETA * (chosen - rejected)).mean()
+
+
+def kto(log_ratios: Tensor, labels: list[bool]) -> Tensor:
+    """Equation 7, each half's KL from the other half."""
+    good = torch.tensor(labels, device=log_ratios.device)
+    kl = torch.where(good, log_ratios[~good].mean(), log_ratios[good].mean()).clamp(min=0).detach()
+    z = BETA * (log_ratios - kl)
+    return (1 - torch.sigmoid(torch.where(good, z, -z))).mean()
+
+
+def sft(logps: Tensor, tokens: Tensor) -> Tensor:
+    """Cross-entropy of a completion token."""
+    return -logps.sum() / tokens.sum()
+
+
+CONTENDERS: dict[str, Callable[[Work, Path], Measured]] = {
+    "halo_lightning": halo,
+    "TRL, defaults": lambda work, folder: trl(work, folder, best=False),
+    "TRL, best settings": lambda work, folder: trl(work, folder, best=True),
+    "straightforward PyTorch": straightforward,
+    "halo_lightning, padded rows": lambda work, folder: halo(work, folder, packing=False),
+    "halo_lightning, prompts not shared": lambda work, folder: halo(work, folder, share_prompts=False),
+    "halo_lightning, frozen reference": lambda work, folder: halo(work, folder, reference_mode="frozen"),
+    "halo_lightning, activation checkpointing": lambda work, folder: halo(work, folder, gradient_checkpointing=True),
+    "halo_lightning, optimizer not fused": lambda work, folder: halo(work, folder, fused=None),
+}

@@ -1,0 +1,298 @@
+"""How a Hugging Face model is run over sequences in a flat row, and how it is made sure that this is right.
+
+No architecture is trusted: before a model is run in a way that is cheaper than the plain one, it is tried on three
+short sequences, and what comes out is compared with a plain forward pass of each of them alone. A model that mixes
+sequences (because it has a recurrent state, or an attention of its own), or whose logits are not what its output
+embedding makes of its last hidden states, is found here, and run in a way that is right for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_warn
+from torch import Tensor, nn
+
+from halo_lightning.attention import attend_within_segments
+from halo_lightning.data.batches import Sequences, pack
+from halo_lightning.logprobs import token_logps
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Ways(NamedTuple):
+    """How a model can be run.
+
+    Attributes:
+        packed: In one flat row, each token computed once; else in rows padded on the right.
+        head: The output embedding on the last hidden states gives the logits; else only the model itself does.
+    """
+
+    packed: bool = True
+    head: bool = True
+
+
+def last_hidden_states(model: PreTrainedModel, sequences: Sequences) -> Tensor:
+    """What the output embedding of a model is applied to, `[T, H]`, in the order of `sequences.input_ids`."""
+    return _hidden_states(plain(model), sequences, ways_of(model).packed)
+
+
+def predicting_states(model: PreTrainedModel, sequences: Sequences) -> Tensor:
+    """The last hidden states from which the targets are predicted, `[K, H]`."""
+    bare = plain(model)
+    return _hidden_states(bare, sequences, ways_of(model).packed, of_predictors=True)[sequences.predictors]
+
+
+def target_logps(model: PreTrainedModel, sequences: Sequences, states: Tensor | None = None) -> Tensor:
+    """Log-probability of every target given all tokens before it in its sequence.
+
+    Args:
+        model: A causal language model.
+        sequences: Sequences of K targets.
+        states: Its `predicting_states`, where they are known already.
+
+    Returns:
+        float32 `[K]` (float64 where the model is), in nats.
+    """
+    if not ways_of(model).head:
+        logits = _plain_logits(model, sequences)
+        return logits.log_softmax(-1).gather(-1, sequences.targets[:, None])[:, 0]
+    if states is None:
+        states = predicting_states(model, sequences)
+    return token_logps(states, sequences.targets, Head(plain(model)), vocabulary=vocabulary_of(model))
+
+
+def plain(model: Any) -> PreTrainedModel:
+    """The transformers model itself, with its adapters in it, where one of peft is around it."""
+    bare: PreTrainedModel = model.get_base_model() if hasattr(model, "peft_config") else model
+    return bare
+
+
+def body(model: PreTrainedModel) -> Any:
+    """A model without its head."""
+    if model.base_model is not model:
+        return model.base_model
+    return next((child for child in model.children() if hasattr(child, "config")), model)
+
+
+def vocabulary_of(model: PreTrainedModel) -> int:
+    """Number of tokens that a model knows."""
+    size: int = model.config.get_text_config().vocab_size
+    return size
+
+
+class Head:
+    """From hidden states to logits, as a model's own `forward` does it."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        config = model.config.get_text_config()
+        self.embedding = model.get_output_embeddings()
+        self.softcap = getattr(config, "final_logit_softcapping", None)
+        # Cohere multiplies by `logit_scale`, Granite divides by `logits_scaling`.
+        self.scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Logits, `[K, V]`, of last hidden states, `[K, H]`."""
+        logits: Tensor = self.embedding(hidden)
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits
+
+
+# --- running -------------------------------------------------------------------------------------------------------
+
+
+def _hidden_states(model: PreTrainedModel, sequences: Sequences, packed: bool, of_predictors: bool = False) -> Tensor:
+    if not packed:
+        ids, real, own = _padded(sequences)
+        hidden: Tensor = body(model)(input_ids=ids, attention_mask=real, use_cache=False).last_hidden_state
+        return hidden[own]
+    with _last_feed_forward_at(model, sequences.predicting if of_predictors else None):
+        row: Tensor = body(model)(
+            input_ids=sequences.input_ids[None],
+            position_ids=sequences.position_ids[None],
+            # Four dimensions, so that nobody makes a mask from it, of T × T entries: the segments are the mask.
+            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=sequences.input_ids.device),
+            use_cache=False,
+            segments=sequences.segments,
+        ).last_hidden_state
+    return row[0]
+
+
+def _padded(sequences: Sequences) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows padded on the right: tokens, which are real, and which are of the sequence's own segment, `[R, L]` each."""
+    segments, ids = sequences.segments, sequences.input_ids
+    if segments.order is not None:
+        ids = ids[segments.order]
+    keys, queries = (bounds.diff()[:, None] for bounds in (segments.key_bounds, segments.query_bounds))
+    column = torch.arange(max(segments.key_lengths), device=ids.device)
+    real = column < keys
+    return ids.new_zeros(real.shape).masked_scatter(real, ids), real, real & (column >= keys - queries)
+
+
+def _plain_logits(model: PreTrainedModel, sequences: Sequences) -> Tensor:
+    """The logits that a model itself gives for all targets, at least float32 `[K, V]`."""
+    ids, real, _ = _padded(sequences)
+    logits = model(input_ids=ids, attention_mask=real, use_cache=False).logits
+    column = torch.arange(ids.shape[1], device=ids.device) + 1
+    end = real.sum(-1, keepdim=True)
+    logits = logits[(column >= end - sequences.lengths[:, None]) & (column < end)]
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+@contextmanager
+def _last_feed_forward_at(model: PreTrainedModel, places: Tensor | None) -> Iterator[None]:
+    """Within, the last block's feed-forward layer is computed at these places only, and gives 0 elsewhere.
+
+    Nobody looks at what comes after it at other places. With activation checkpointing, where the block runs a second
+    time outside of this context, and in blocks of an unknown form, nothing is left out.
+    """
+    layer = None if places is None else _last_feed_forward(model)
+    if layer is None or places is None:
+        yield
+        return
+    length = 0
+
+    def select(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        nonlocal length
+        length = arguments[0].shape[1]
+        return (arguments[0].index_select(1, places), *arguments[1:])
+
+    def put_back(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output.new_zeros(1, length, output.shape[-1]).index_copy(1, places, output)
+
+    hooks = [layer.register_forward_pre_hook(select), layer.register_forward_hook(put_back)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _last_feed_forward(model: PreTrainedModel) -> nn.Module | None:
+    """The feed-forward layer of the last block, which most architectures call `mlp`."""
+    block = last_block(model)
+    found = getattr(block, "mlp", None)
+    # A block that runs a second time in the backward pass would do so outside of the context.
+    return found if isinstance(found, nn.Module) and not getattr(block, "gradient_checkpointing", False) else None
+
+
+def last_block(model: PreTrainedModel) -> nn.Module | None:
+    """The last of the blocks that a model is made of, where they are in a list of their own."""
+    lists = [module for module in body(model).modules() if isinstance(module, nn.ModuleList)]
+    layers = getattr(model.config.get_text_config(), "num_hidden_layers", 0)
+    return next((blocks[-1] for blocks in lists if len(blocks) == layers), None)
+
+
+# --- making sure ---------------------------------------------------------------------------------------------------
+
+
+_WAYS = "_halo_ways"
+
+
+def pad_rows(model: Any) -> None:
+    """Lets a model be run in padded rows, whether or not it can do without padding."""
+    setattr(plain(model), _WAYS, _try_out(plain(model), packed=False))
+
+
+def ways_of(model: Any) -> Ways:
+    """How a causal language model, or a sequence classifier, is run; it is tried out the first time."""
+    bare = plain(model)
+    if not hasattr(bare, _WAYS):
+        setattr(bare, _WAYS, _try_out(bare, packed=True))
+    ways: Ways = getattr(bare, _WAYS)
+    return ways
+
+
+@torch.no_grad()
+def _try_out(model: PreTrainedModel, packed: bool) -> Ways:
+    device, vocabulary = model.device, vocabulary_of(model)
+    was_training = model.training
+    model.eval()
+    try:
+        alone = [_alone(model, ids.to(device)) for ids in _trial(vocabulary).rows]
+        reason = _why_not_packed(model, [states for states, _ in alone]) if packed else "it was asked not to"
+        states, logits = alone[0]
+        head = logits is None or _close(Head(model)(states), logits, 1.0)
+    finally:
+        model.train(was_training)
+    if reason is not None and packed:
+        rank_zero_warn(
+            f"{type(model).__name__} cannot be run over sequences without padding ({reason}); it is run in padded rows"
+        )
+    if not head:
+        rank_zero_warn(
+            f"the logits of {type(model).__name__} are not what its output embedding makes of its last hidden states;"
+            " all logits of a batch are computed at one time, which takes more memory"
+        )
+    return Ways(reason is None, head)
+
+
+class _Trial(NamedTuple):
+    sequences: Sequences
+    rows: list[Tensor]
+
+
+def _trial(vocabulary: int, other: int = 0) -> _Trial:
+    """Two completions of one prompt, and one of another, always the same; `other` changes all but the last one."""
+    numbers = np.arange(64) * 7 + 3
+    prompts = [numbers[:5] + other, numbers[:5] + other, numbers[20:24]]
+    completions = [numbers[5:9] + other, numbers[10:13] + other, numbers[24:30]]
+    rows = [(prompt % vocabulary, completion % vocabulary) for prompt, completion in zip(prompts, completions)]  # noqa: B905
+    return _Trial(pack(*zip(*rows, strict=True)), [torch.from_numpy(np.concatenate(row)) for row in rows])
+
+
+def _alone(model: PreTrainedModel, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Last hidden states, `[T, H]`, and logits, `[T, V]`, of one sequence by a plain forward pass."""
+    states = body(model)(input_ids=ids[None], use_cache=False).last_hidden_state[0]
+    if not model.can_generate():
+        return states, None
+    return states, model(input_ids=ids[None], use_cache=False).logits[0]
+
+
+def _why_not_packed(model: PreTrainedModel, alone: list[Tensor]) -> str | None:
+    """None if a flat row gives the hidden states that each sequence has alone, else what is wrong with it."""
+    vocabulary, device = vocabulary_of(model), model.device
+    before = model.config._attn_implementation
+    try:
+        attend_within_segments(model)
+        sequences, other = (_moved(_trial(vocabulary, change).sequences, device) for change in (0, 1))
+        states, changed = (_hidden_states(model, which, packed=True) for which in (sequences, other))
+        trimmed = _hidden_states(model, sequences, packed=True, of_predictors=True)
+        order, places = sequences.segments.order, sequences.predictors
+        assert order is not None
+        last = sequences.segments.query_lengths[-1]
+        # The sharper test: whatever the sequences before it are, the states of the last one stay what they are.
+        if not _close(changed[-last:], states[-last:], 0.01):
+            reason = "sequences see each other"
+        elif not _close(states[order], torch.cat(alone), 1.0):
+            reason = "the hidden states differ from those of each sequence alone"
+        elif not _close(trimmed[places], states[places], 0.01):
+            reason = "the last feed-forward layer cannot be computed for some tokens only"
+        else:
+            return None
+    except Exception as error:  # whatever an unknown architecture does with what it does not expect
+        reason = f"{type(error).__name__}: {error}"
+    model.set_attn_implementation(before)
+    return reason
+
+
+def _moved(sequences: Sequences, device: torch.device) -> Sequences:
+    from lightning.fabric.utilities import move_data_to_device
+
+    moved: Sequences = move_data_to_device(sequences, device)
+    return moved
+
+
+def _close(ours: Tensor, expected: Tensor, scale: float) -> bool:
+    """Whether two tensors differ by rounding only; a smaller `scale` is stricter."""
+    tolerance = scale * {torch.float64: 1e-9, torch.float32: 1e-3}.get(expected.dtype, 0.1)
+    size = expected.double().abs().max()
+    return bool((ours.double() - expected.double()).abs().max() <= tolerance * size)

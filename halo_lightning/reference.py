@@ -1,0 +1,252 @@
+"""The reference's log-probabilities, computed once for the same weights and the same tokens, and kept on disk.
+
+A cache is a folder whose name is the fingerprint of everything that its numbers depend on, so that one of other
+weights or other tokens is never taken. What is in it does not depend on the method that asks: all methods and runs
+over the same tokens share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from lightning.pytorch.strategies import Strategy
+from numpy.typing import NDArray
+
+from halo_lightning.data.batching import TokenizedDataset
+from halo_lightning.errors import ConfigError
+from halo_lightning.files import flush_to_disk
+
+CACHE_VARIABLE = "HALO_LIGHTNING_CACHE"
+"""The environment variable that says where caches are; without it they are in `~/.cache/halo_lightning`."""
+
+TOKENS_AT_ONCE = 8192
+"""Tokens in a batch of the reference pass: there is no gradient, so many fit."""
+
+SAVE_EVERY = 16
+"""Batches after which what is done is noted on disk."""
+
+LogpsOfPart = Callable[[NDArray[np.int64]], NDArray[np.float32]]
+
+_VALUES, _MANIFEST, _PROGRESS = "logps.npy", "manifest.json", "progress.json"
+
+
+def cache_folder(folder: str | None = None) -> Path:
+    """Where caches are: a folder that was asked for, or the user's own."""
+    default = os.environ.get(CACHE_VARIABLE) or "~/.cache/halo_lightning"
+    return Path(folder or default).expanduser() / "reference"
+
+
+def weights_fingerprint(path: str) -> str:
+    """What identifies the weights in a folder, or of a hub id: the hash of its files, or the hub's own commit.
+
+    Args:
+        path: A folder, or a hub id whose files are in the local cache of the hub.
+
+    Raises:
+        ConfigError: There are no weights there.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        from transformers.utils import cached_file
+
+        folder = Path(str(cached_file(path, "config.json"))).parent
+        return f"{path}@{folder.name}"  # the hub's cache has a folder for each commit
+    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    if len(files) < 2:
+        raise ConfigError(f"{path}: no weights in this folder (no .safetensors file)")
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while part := stream.read(2**24):
+                digest.update(part)
+    return digest.hexdigest()
+
+
+def tokens_fingerprint(dataset: TokenizedDataset) -> str:
+    """What identifies the tokens of a data set: rows, template, tokenizer and truncation have no other effect."""
+    digest = hashlib.sha256()
+    for array in (dataset.tokens, dataset.offsets, dataset.prompt_lengths):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class ReferenceCache:
+    """The cache of one data set's log-probabilities under one reference.
+
+    Args:
+        folder: Where caches are.
+        dataset: The tokens.
+        settings: What else the numbers depend on: weights, dtype, precision; JSON values.
+    """
+
+    folder: Path
+    dataset: TokenizedDataset
+    settings: dict[str, Any]
+
+    @cached_property
+    def depends_on(self) -> dict[str, Any]:
+        """Everything that the numbers depend on."""
+        return {"tokens": tokens_fingerprint(self.dataset), **self.settings}
+
+    @cached_property
+    def path(self) -> Path:
+        """The folder of this cache."""
+        text = json.dumps(self.depends_on, sort_keys=True)
+        return self.folder / hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    @property
+    def size(self) -> int:
+        """Number of log-probabilities."""
+        return int(self.dataset.completion_offsets[-1])
+
+    def read(self) -> NDArray[np.float32] | None:
+        """The log-probabilities, mapped from disk, or None where they are not there, or not whole."""
+        path = self.path
+        if not (path / _MANIFEST).is_file():
+            return None
+        manifest = json.loads((path / _MANIFEST).read_text())
+        if manifest != self.depends_on:
+            raise ConfigError(f"{path}: this cache is of another reference or of other data; delete it")
+        values: NDArray[np.float32] = np.load(path / _VALUES, mmap_mode="r")
+        if values.shape != (self.size,) or values.dtype != np.float32:
+            raise ConfigError(f"{path}: this cache is damaged ({values.shape} values of {self.size}); delete it")
+        return values
+
+    def parts(self, tokens: int = TOKENS_AT_ONCE) -> list[NDArray[np.int64]]:
+        """The sequences in the order in which they are computed: in batches of about so many tokens.
+
+        Sequences with the same prompt are in the same batch, where it is computed once, and sequences of about the
+        same length are, because a model that needs padding needs little of it then.
+        """
+        data = self.dataset
+        lengths = np.diff(data.offsets)
+        prompts: dict[bytes, list[int]] = {}
+        for number, start in enumerate(data.offsets[:-1]):
+            prompts.setdefault(data.tokens[start : start + data.prompt_lengths[number]].tobytes(), []).append(number)
+        parts: list[NDArray[np.int64]] = []
+        part: list[int] = []
+        for group in sorted(prompts.values(), key=lambda group: max(lengths[group])):
+            if part and lengths[part].sum() + lengths[group].sum() > tokens:
+                parts.append(np.array(part))
+                part = []
+            part += group
+        return [*parts, np.array(part, dtype=np.int64)] if part else parts
+
+    def compute(self, logps: LogpsOfPart, strategy: Strategy, processes: int, rank: int) -> NDArray[np.float32]:
+        """Computes what is not there yet, each process its share. Killed in the middle, it goes on there next time.
+
+        Args:
+            logps: Computes the log-probabilities of the completion tokens of some sequences, one after the other.
+            strategy: Lets the processes talk to each other.
+            processes: How many there are.
+            rank: Which one this is; the first one writes.
+
+        Returns:
+            The log-probabilities: mapped from disk, or in memory where a process cannot see the disk of the first.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self.path}.lock") if rank == 0 else nullcontext():
+            # Who has waited for another run finds its work done.
+            found = self.read() is not None if rank == 0 else False
+            if not strategy.broadcast(found):
+                values = self._compute(logps, strategy, processes, rank)
+        strategy.barrier()
+        kept = self.read()
+        return values if kept is None else kept
+
+    def _compute(self, logps: LogpsOfPart, strategy: Strategy, processes: int, rank: int) -> NDArray[np.float32]:
+        partial = self.path.with_suffix(".partial")
+        values, done = self._continued(partial) if rank == 0 else (np.zeros(self.size, np.float32), 0)
+        done = strategy.broadcast(done)
+        if processes > 1 and done:
+            values[:] = strategy.broadcast(np.array(values))
+        parts = self.parts()
+        offsets = self.dataset.completion_offsets
+        for first in _progress(range(done, len(parts), processes), rank, len(parts)):
+            share = parts[first : first + processes]
+            own = logps(share[min(rank, len(share) - 1)])  # where parts run out, a process repeats one
+            for part, computed in zip(share, _of_all(own, share, offsets, strategy, processes), strict=True):
+                places = np.concatenate([np.arange(offsets[n], offsets[n + 1]) for n in part])
+                values[places] = computed
+            if rank == 0 and (first // processes) % SAVE_EVERY == SAVE_EVERY - 1:
+                _flush(values)
+                write_json(partial / _PROGRESS, {"parts": first + len(share)})
+        if not np.isfinite(values).all():
+            raise ConfigError("the reference gives log-probabilities that are not finite: its weights are damaged")
+        if rank == 0:
+            _flush(values)
+            write_json(partial / _MANIFEST, self.depends_on)
+            (partial / _PROGRESS).unlink(missing_ok=True)
+            partial.rename(self.path)
+            flush_to_disk(self.folder)
+        return values
+
+    def _continued(self, partial: Path) -> tuple[NDArray[np.float32], int]:
+        """The values in the making, and how many parts of them are there."""
+        if (partial / _PROGRESS).is_file() and (partial / _VALUES).is_file():
+            done = json.loads((partial / _PROGRESS).read_text())["parts"]
+            return np.load(partial / _VALUES, mmap_mode="r+"), done
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        return np.lib.format.open_memmap(partial / _VALUES, "w+", np.float32, (self.size,)), 0
+
+
+def _of_all(
+    own: NDArray[np.float32],
+    share: list[NDArray[np.int64]],
+    offsets: NDArray[np.int64],
+    strategy: Strategy,
+    processes: int,
+) -> list[NDArray[np.float32]]:
+    """What each process computed of its part."""
+    if processes == 1:
+        return [own]
+    sizes = [int((offsets[part + 1] - offsets[part]).sum()) for part in share]
+    padded = torch.zeros(max(sizes), device=strategy.root_device)
+    padded[: len(own)] = torch.from_numpy(own)
+    gathered = strategy.all_gather(padded).cpu().numpy()
+    return [row[:size] for row, size in zip(gathered, sizes)]  # noqa: B905  # those after the last part are repeated
+
+
+def _flush(values: NDArray[np.float32]) -> None:
+    if isinstance(values, np.memmap):
+        values.flush()
+
+
+def _progress(steps: range, rank: int, parts: int) -> Iterator[int]:
+    """The steps, with a progress bar where somebody can see it."""
+    if rank or not sys.stderr.isatty():
+        yield from steps
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(
+        steps,
+        f"reference log-probabilities, {parts} batches",
+        console=Console(stderr=True),
+        completed=0,
+        transient=True,
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a small file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    flush_to_disk(partial)
+    partial.replace(path)

@@ -1,0 +1,254 @@
+"""The reference's log-probabilities are computed once, are the right ones, and survive being killed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import SingleDeviceStrategy
+
+from halo_lightning import DPO, IPO, KTO, PairedDataModule, UnaryDataModule
+from halo_lightning.data.batching import TokenizedDataset, TokenizedDatasetBuilder
+from halo_lightning.data.rendering import Encoded
+from halo_lightning.errors import ConfigError
+from halo_lightning.reference import ReferenceCache, weights_fingerprint
+from halo_lightning.world import BASE_MODEL, rows
+from tests.conftest import one_by_one, tiny_llama
+
+LENGTHS = {"max_length": 128, "max_prompt_length": 64}
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> str:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows("pairs", examples=40, seed=1)))
+    return str(path)
+
+
+def fit(module: Any, data: Any, folder: Path, *, ckpt_path: str | None = None, **settings: Any) -> L.Trainer:
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = L.Trainer(
+        accelerator="cpu", default_root_dir=folder, log_every_n_steps=1, **{"max_steps": 3, **quiet, **settings}
+    )
+    trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    return trainer
+
+
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.05)
+
+
+def paired(pairs: str, **options: Any) -> PairedDataModule:
+    return PairedDataModule(pairs, batch_size=8, **{**LENGTHS, **options})
+
+
+# --- what it is worth ---------------------------------------------------------------------------------------------
+
+
+def test_cached_and_frozen_references_train_alike(pairs: str, tmp_path: Path) -> None:
+    weights, metrics = {}, {}
+    for mode in ("cached", "frozen"):
+        torch.manual_seed(1)
+        module = DPO("embedded:base", reference_mode=mode, dtype="float64", optimizer=sgd)
+        metrics[mode] = fit(module, paired(pairs), tmp_path).callback_metrics
+        weights[mode] = list(module.pair.policy.parameters())
+        assert (module.pair.reference is None) == (mode == "cached")
+    for one, other in zip(weights["cached"], weights["frozen"], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+    assert metrics["cached"].keys() == metrics["frozen"].keys()
+    for name, value in metrics["cached"].items():
+        assert float(value) == pytest.approx(float(metrics["frozen"][name]), rel=1e-5, abs=1e-5), name
+
+
+def test_every_method_and_run_shares_one_pass(pairs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[int] = []
+    original = DPO.predict_step
+    monkeypatch.setattr(
+        "halo_lightning.modules.base.HaloModule.predict_step",
+        lambda self, *arguments: (passes.append(1), original(self, *arguments))[1],
+    )
+    first = DPO("embedded:base", optimizer=sgd)
+    fit(first, paired(pairs), tmp_path)
+    assert len(passes) == 2  # one batch of the training data, one of what is held out
+    assert "took" in first.reference_notes[0]
+    for module, data in (
+        (IPO("embedded:base"), paired(pairs)),
+        (KTO("embedded:base"), UnaryDataModule(pairs, batch_size=8, **LENGTHS)),  # the same completions
+    ):
+        fit(module, data, tmp_path)
+        assert len(passes) == 2
+        assert "are those in" in module.reference_notes[0]
+    fit(DPO("embedded:base", dtype="float64"), paired(pairs), tmp_path)
+    assert len(passes) == 4  # other weights, in a way
+    fit(DPO("embedded:base"), paired(pairs, max_length=16, max_prompt_length=8), tmp_path)
+    assert len(passes) > 4  # other tokens
+
+
+def test_a_trained_policy_is_never_taken_for_its_reference(pairs: str, tmp_path: Path) -> None:
+    module = DPO("embedded:base", optimizer=sgd)
+    fit(module, paired(pairs), tmp_path)
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows("pairs", examples=24, seed=2)))
+    data = paired(str(other), validation_fraction=0)
+    fit(module, data, tmp_path)  # once more, with data that the cache does not have
+    from halo_lightning.pretrained import load_model
+
+    batch = data.train_dataset[[0, 1, 2]].sequences
+    expected = one_by_one(load_model("embedded:base"), batch)
+    torch.testing.assert_close(batch.table(batch.reference_logps), expected, rtol=1e-4, atol=1e-4)
+    assert (one_by_one(module.pair.policy, batch) - expected).abs().max() > 1e-3
+
+
+def test_resuming_without_the_cache_reads_the_reference_again(
+    pairs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = ModelCheckpoint(tmp_path / "checkpoints", filename="half", every_n_train_steps=3, save_weights_only=False)
+    options = {"enable_checkpointing": True, "max_steps": 5}
+    whole = fit(DPO("embedded:base", optimizer=sgd), paired(pairs), tmp_path, callbacks=[save], **options)
+    monkeypatch.setenv("HALO_LIGHTNING_CACHE", str(tmp_path / "elsewhere"))
+    module = DPO("embedded:base", optimizer=sgd)
+    checkpoint = str(tmp_path / "checkpoints" / "half.ckpt")
+    resumed = fit(module, paired(pairs), tmp_path, max_steps=5, ckpt_path=checkpoint)
+    assert "took" in module.reference_notes[0]
+    for name in ("loss", "rewards/margins", "logps/chosen"):
+        value, expected = float(resumed.callback_metrics[name]), float(whole.callback_metrics[name])
+        assert value == pytest.approx(expected, rel=1e-4, abs=1e-4), name
+
+
+def test_other_peoples_loaders_get_a_frozen_reference(pairs: str, tmp_path: Path) -> None:
+    data = paired(pairs, tokenizer="embedded:base")
+    data.setup()
+    module = DPO("embedded:base")
+    trainer = L.Trainer(accelerator="cpu", max_steps=1, default_root_dir=tmp_path, logger=False)
+    trainer.fit(module, data.train_dataloader())
+    assert module.pair.reference is not None
+
+
+# --- the cache itself ---------------------------------------------------------------------------------------------
+
+
+def dataset(examples: int = 40, seed: int = 0) -> TokenizedDataset:
+    random = np.random.default_rng(seed)
+    builder = TokenizedDatasetBuilder("paired")
+    for _ in range(examples):
+        prompt = random.integers(0, 61, random.integers(1, 6)).tolist()
+        builder.add([Encoded(prompt, random.integers(0, 61, random.integers(1, 6)).tolist()) for _ in "ab"], [1.0], [])
+    return builder.build()
+
+
+def fake(data: TokenizedDataset, fail_at: int | None = None) -> Callable[[Any], Any]:
+    """Log-probabilities that say which token they belong to; raises at the n-th part."""
+    calls: list[Any] = []
+
+    def compute(part: Any) -> Any:
+        if len(calls) == fail_at:
+            raise KeyboardInterrupt
+        calls.append(part)
+        sequences = data.sequences(part)
+        return -(sequences.targets.numpy() + 0.5).astype(np.float32)
+
+    compute.calls = calls  # type: ignore[attr-defined]
+    return compute
+
+
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ReferenceCache.parts, "__defaults__", (30,))
+    monkeypatch.setattr("halo_lightning.reference.SAVE_EVERY", 2)
+
+
+STRATEGY = SingleDeviceStrategy(torch.device("cpu"))
+
+
+def test_values_are_where_their_tokens_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_parts(monkeypatch)
+    data = dataset()
+    cache = ReferenceCache(tmp_path, data, {"weights": "w"})
+    assert cache.read() is None
+    parts = cache.parts()
+    assert len(parts) > 5
+    assert sorted(np.concatenate(parts)) == list(range(80))
+    data.reference_logps = cache.compute(fake(data), STRATEGY, 1, 0)
+    sequences = data.sequences(np.arange(80))
+    assert sequences.reference_logps.tolist() == (-(sequences.targets + 0.5)).tolist()
+    assert np.array_equal(ReferenceCache(tmp_path, dataset(), {"weights": "w"}).read(), data.reference_logps)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_sequences_with_the_same_prompt_are_computed_together() -> None:
+    builder = TokenizedDatasetBuilder("unary")
+    for prompt in ([1, 2], [3], [1, 2]):
+        builder.add([Encoded(prompt, [4, 5])], [1.0], [True])
+    cache = ReferenceCache(Path(), builder.build(), {})
+    assert [part.tolist() for part in cache.parts(8)] == [[1], [0, 2]]
+
+
+def test_killed_in_the_middle_it_goes_on_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_parts(monkeypatch)
+    data = dataset()
+    cache = ReferenceCache(tmp_path, data, {"weights": "w"})
+    parts = len(cache.parts())
+    killed = fake(data, fail_at=5)
+    with pytest.raises(KeyboardInterrupt):
+        cache.compute(killed, STRATEGY, 1, 0)
+    assert cache.read() is None
+    again = fake(data)
+    values = cache.compute(again, STRATEGY, 1, 0)
+    assert len(again.calls) == parts - 4  # two times two parts were noted as done
+    data.reference_logps = values
+    sequences = data.sequences(np.arange(80))
+    assert sequences.reference_logps.tolist() == (-(sequences.targets + 0.5)).tolist()
+
+
+def test_whatever_a_number_depends_on_makes_another_cache(tmp_path: Path) -> None:
+    paths = {
+        ReferenceCache(tmp_path, data, settings).path
+        for data in (dataset(), dataset(seed=1))
+        for settings in ({"weights": "a", "dtype": "float32"}, {"weights": "b", "dtype": "float32"}, {"weights": "a"})
+    }
+    assert len(paths) == 6
+    prompt_and_completion, moved = (TokenizedDatasetBuilder("sft") for _ in "ab")
+    prompt_and_completion.add([Encoded([1, 2], [3])], [1.0], [])
+    moved.add([Encoded([1], [2, 3])], [1.0], [])  # the same tokens, but the completion starts earlier
+    assert (
+        ReferenceCache(tmp_path, prompt_and_completion.build(), {}).path
+        != ReferenceCache(tmp_path, moved.build(), {}).path
+    )
+
+
+def test_a_damaged_cache_is_refused(tmp_path: Path) -> None:
+    data = dataset()
+    cache = ReferenceCache(tmp_path, data, {"weights": "w"})
+    cache.compute(fake(data), STRATEGY, 1, 0)
+    np.save(cache.path / "logps.npy", np.zeros(3, np.float32))
+    with pytest.raises(ConfigError, match="damaged"):
+        cache.read()
+    (cache.path / "manifest.json").write_text("{}")
+    with pytest.raises(ConfigError, match="another reference"):
+        cache.read()
+
+
+def test_numbers_that_are_not_finite_are_not_kept(tmp_path: Path) -> None:
+    data = dataset()
+    cache = ReferenceCache(tmp_path, data, {"weights": "w"})
+    with pytest.raises(ConfigError, match="not finite"):
+        cache.compute(lambda part: fake(data)(part) * np.float32("nan"), STRATEGY, 1, 0)
+    assert cache.read() is None
+
+
+def test_fingerprint_of_weights(tmp_path: Path) -> None:
+    tiny_llama(1).save_pretrained(tmp_path / "a")
+    tiny_llama(1).save_pretrained(tmp_path / "b")
+    tiny_llama(2).save_pretrained(tmp_path / "c")
+    a, b, c = (weights_fingerprint(str(tmp_path / name)) for name in "abc")
+    assert a == b != c
+    assert weights_fingerprint(str(BASE_MODEL)) not in (a, c)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="no weights"):
+        weights_fingerprint(str(tmp_path / "empty"))
