@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -61,3 +64,15 @@ def test_the_yaml_is_a_configuration(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert train[1]["label"]["mapping"] == {"good": True, "bad": False, "unsure": None}
     assert train[2]["label"]["quantile"] == 0.7
     assert settings["init_args"]["on_bad_row"] == "skip"
+
+
+def test_the_first_example_runs(tmp_path: Path) -> None:
+    (code,) = re.findall(r"^```bash\n(.*?)^```", DOCUMENT, flags=re.MULTILINE | re.DOTALL)
+    for name in ("cli.py", "configs", "halo_lightning"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    run = subprocess.run(
+        ["bash", "-euc", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "4 examples to train on (2 desirable, 2 undesirable)" in run.stdout

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from halo_lightning.data.sources.config import Label
+from halo_lightning.data.sources.config import Label, label_key
 from halo_lightning.data.sources.rows import Row, UnusableRowError, describe, found_keys, problem, require
 
 _NUMBERS = ("weight", "score", "score_chosen", "score_rejected")
@@ -105,7 +105,7 @@ def labelled(row: Row, label: Label) -> Row:
     if label.mapping is not None:
         meaning = _mapped(row, value, label.mapping)
         if meaning is None:
-            raise UnusableRowError(f"whose label is {_as_key(value)!r}, which label.mapping leaves out", row)
+            raise UnusableRowError(f"whose label is {label_key(value)!r}, which label.mapping leaves out", row)
         return _with_label(row, meaning)
     if label.numbers:
         number = _number(value) if row.kind == "text" and isinstance(value, str) else value
@@ -116,22 +116,15 @@ def labelled(row: Row, label: Label) -> Row:
 
 
 def _mapped(row: Row, value: Any, mapping: Mapping[str, bool | None]) -> bool | None:
-    key = _as_key(value)
-    if key is None or key not in mapping:
+    key = label_key(value)
+    meanings = {label_key(name): meaning for name, meaning in mapping.items()}
+    if key is None or key not in meanings:
         raise problem(
             row,
             "label",
-            f"found {describe(value)}, expected one of {', '.join(map(repr, mapping))}, the values in label.mapping",
+            f"found {describe(value)}, expected one of {', '.join(map(repr, meanings))}, the values in label.mapping",
         )
-    return mapping[key]
-
-
-def _as_key(value: Any) -> str | None:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return json.dumps(value) if isinstance(value, (bool, int, float)) else None
+    return meanings[key]
 
 
 def _with_label(row: Row, desirable: bool) -> Row:

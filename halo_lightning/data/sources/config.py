@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
@@ -30,6 +31,15 @@ Pairing = Literal["best_worst", "neighbours", "all"]
 KeepPrompt = Literal["start", "end"]
 
 
+def label_key(value: Any) -> str | None:
+    """A label's value as a key of `Label.mapping`: a text, a number or a boolean as the text that JSON has for it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value) if isinstance(value, (bool, int, float)) else None
+
+
 @dataclass(frozen=True)
 class Label:
     """How the values of `label` say which completions are desirable; at most one of these.
@@ -40,7 +50,7 @@ class Label:
         numbers: 1 is desirable and 0 undesirable. Not the default: a rating from 0 to 5 would pass for thumbs as long
             as it happens to be 0 or 1.
         mapping: What each value means, for example `{good: true, bad: false, unsure: null}`: true is desirable, null
-            leaves the row out (and counts it). A number is written as a text ("1").
+            leaves the row out (and counts it). In YAML, quote words that it takes for booleans, such as "yes".
         threshold: The label (or, where there is none, the key `score`) is a number, desirable from here on.
         quantile: The same, desirable from this quantile of the source's scores on: 0.7 makes the best 30 % desirable.
     """
@@ -60,6 +70,8 @@ class Label:
         given += ["numbers"] * self.numbers
         if len(given) > 1:
             raise ConfigError(f"label: found {' and '.join(given)}, expected one of them")
+        if self.mapping is not None and len({label_key(key) for key in self.mapping}) < len(self.mapping):
+            raise ConfigError(f"label.mapping is {self.mapping}: expected each value once (1 and '1' are the same)")
         if self.mapping is not None and not {True, False} & set(self.mapping.values()):
             raise ConfigError(f"label.mapping is {self.mapping}: expected some value to be true or false")
         if self.quantile is not None and not 0 < self.quantile < 1:

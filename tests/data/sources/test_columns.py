@@ -105,6 +105,8 @@ GOOD_BAD = Label(mapping={"good": True, "bad": False, "meh": None, "5": True, "1
         (GOOD_BAD, 5.0, True),
         (GOOD_BAD, 1, False),
         (GOOD_BAD, True, True),
+        (Label(mapping={1: True, 2.0: False}), "1", True),  # type: ignore[dict-item]
+        (Label(mapping={5: True, 2.0: False}), 2, False),  # type: ignore[dict-item]
         (Label(threshold=3), 3, True),
         (Label(threshold=3), 2.99, False),
         (Label(threshold=-1), -2, False),
@@ -143,6 +145,7 @@ def test_a_label_that_means_nothing(label: Label, value: Any, found: str) -> Non
     [
         ({"threshold": 1.0, "quantile": 0.5}, "found threshold and quantile, expected one"),
         ({"numbers": True, "mapping": {"a": True}}, "found mapping and numbers"),
+        ({"mapping": {"1": True, 1: False}}, "expected each value once"),
         ({"mapping": {"a": None}}, "expected some value to be true or false"),
         ({"quantile": 1.0}, "quantile is 1.0"),
     ],
