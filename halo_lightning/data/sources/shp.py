@@ -31,6 +31,8 @@ def shp_pair(row: Row, settings: SHP) -> Row:
     """
     post, comment_a, comment_b = (_text(row, key) for key in ("history", "human_ref_A", "human_ref_B"))
     label = require(row, "labels", "1 (A is preferred) or 0 (B is preferred)")
+    if row.kind == "text" and label in ("0", "1"):
+        label = int(label)
     if isinstance(label, bool) or label not in (0, 1):
         raise problem(row, "labels", f"found {describe(label)}, expected 1 (A is preferred) or 0 (B is preferred)")
     ratio = as_number(row, "score_ratio", require(row, "score_ratio", "a number"))
