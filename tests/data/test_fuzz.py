@@ -366,6 +366,10 @@ def test_files(folder: Path, name: str, seed: int) -> None:
     check_file(folder, name, seed)
 
 
+def test_a_damaged_name_of_a_column(folder: Path) -> None:
+    check_file(folder, "a.parquet", 2134968)  # found by the test below
+
+
 @pytest.mark.slow
 @MANY
 @given(st.sampled_from(sorted(FILES)), st.integers(0, 2**32))

@@ -62,7 +62,9 @@ def _arrow_rows(batches: Callable[[], Iterator[Any]], name: str, what: str, bad:
                     number += 1
                     if values is not None:
                         yield Row(values, name, RowNumber(number), "table")
-    except (pa.ArrowException, OSError) as error:
+    except DataError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # damaged names of columns are ValueErrors
         raise DataError(
             f"cannot be read as {what} after {number} rows ({excerpt(str(error), 200)}), expected a whole {what} file",
             file=name,
