@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,25 @@ def test_a_json_array_is_a_stream_in_pieces_of_any_size(tmp_path: Path, monkeypa
     for size in (1, 2, 3, 7, 1000):
         monkeypatch.setattr("halo_lightning.data.sources.text._CHUNK", size)
         assert [row.values for row in read_rows(str(path))] == expected
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.csv", "a.jsonl.xz", "a.parquet"])
+def test_a_large_file_is_read_in_a_few_megabytes(tmp_path: Path, name: str) -> None:
+    rows = [{"prompt": "x" * 1000, "completion": str(number)} for number in range(20_000)]
+    path = tmp_path / name
+    if name == "a.csv":
+        path.write_text("prompt,completion\n" + "".join(f"{row['prompt']},{row['completion']}\n" for row in rows))
+    elif name == "a.jsonl.xz":
+        path.write_bytes(lzma.compress(json_lines(rows), preset=0))
+    else:
+        write(path, rows)
+    del rows
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in read_rows(str(path))) == 20_000
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 # --- several files, folders, saved data sets, the hub ---------------------------------------------------------------
