@@ -54,7 +54,7 @@ def halo(work: Work, folder: Path, **options: Any) -> Measured:
         def on_train_start(self, *_: Any) -> None:
             self.started = now(work.device)
 
-        def setup(self, *_: Any, **__: Any) -> None:
+        def on_fit_start(self, *_: Any) -> None:
             self.set_up = now(work.device)
 
     share_prompts, fused = options.pop("share_prompts", True), options.pop("fused", True)

@@ -159,7 +159,6 @@ def test_an_adapter_is_trained_exported_and_resumed(pairs: str, tmp_path: Path) 
     trained = trainer(tmp_path, callbacks=[export])
     trained.fit(module, datamodule=data)
     assert module.pair.reference is None
-    assert float(trained.callback_metrics["loss"]) < 0.6931
     changed = {name for name, p in module.pair.policy.named_parameters() if p.requires_grad}
     assert changed
     assert all("lora" in name for name in changed)
