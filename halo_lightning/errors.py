@@ -14,13 +14,27 @@ class ConfigError(HaloError, ValueError):
     """A setting, or a combination of settings, that cannot work."""
 
 
+class RowNumber(int):
+    """The number of a row, counted from 1, in a source that has no lines: messages say "row" instead of "line"."""
+
+
+def place(file: str | None, line: int | None, key: str | None = None) -> str:
+    """Where something is, as messages say it: `rows.jsonl, line 7, key 'label'`."""
+    parts = [file] if file else []
+    if line is not None:
+        parts.append(f"{'row' if isinstance(line, RowNumber) else 'line'} {int(line)}")
+    if key is not None:
+        parts.append(f"key {key!r}")
+    return ", ".join(parts)
+
+
 class DataError(HaloError, ValueError):
     """A row, file or data set that cannot be used as it is.
 
     Args:
         message: What is wrong, and what would be right.
         file: The file (or other source) that the problem is in.
-        line: Its line (or row) number, counted from 1.
+        line: Its line number, counted from 1; a `RowNumber` where there are no lines.
         key: The key of the row that the problem is in.
     """
 
@@ -28,13 +42,5 @@ class DataError(HaloError, ValueError):
         self, message: str, *, file: str | None = None, line: int | None = None, key: str | None = None
     ) -> None:
         self.file, self.line, self.key = file, line, key
-        place = ", ".join(
-            part
-            for part in (
-                file,
-                None if line is None else f"line {line}",
-                None if key is None else f"key {key!r}",
-            )
-            if part
-        )
-        super().__init__(f"{place}: {message}" if place else message)
+        where = place(file, line, key)
+        super().__init__(f"{where}: {message}" if where else message)

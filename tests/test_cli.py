@@ -304,9 +304,10 @@ def test_bad_data_names_file_and_line(case: str, tmp_path: Path, capsys: pytest.
 
 def test_thumbs_for_dpo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "feedback.jsonl"
-    path.write_bytes(GOOD)
+    path.write_bytes(thumb() * 2)
     fit = ["fit", "--config=configs/tiny_dpo.yaml", f"--run_dir={tmp_path / 'run'}"]
     message = fails(capsys, *fit, f"--data.train={path}")
+    assert "2 desirable without an undesirable completion of the same prompt" in message
     assert "UnaryDataModule" in message
     message = fails(capsys, *fit, "--data=halo_lightning.UnaryDataModule", "--data.train=embedded:thumbs?examples=100")
     assert "DPO learns from paired feedback" in message

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from halo_lightning.data.datamodules import UnaryDataModule as UnaryDataModule
     from halo_lightning.data.rendering import DEFAULT_CHAT_TEMPLATE as DEFAULT_CHAT_TEMPLATE
     from halo_lightning.data.rendering import prepare_tokenizer as prepare_tokenizer
+    from halo_lightning.data.sources import OASST as OASST
+    from halo_lightning.data.sources import SHP as SHP
+    from halo_lightning.data.sources import Label as Label
+    from halo_lightning.data.sources import Rated as Rated
+    from halo_lightning.data.sources import Source as Source
     from halo_lightning.data.summary import DataSummary as DataSummary
 
 _HOMES = {
@@ -31,6 +36,11 @@ _HOMES = {
     "UnaryDataModule": "datamodules",
     "DEFAULT_CHAT_TEMPLATE": "rendering",
     "prepare_tokenizer": "rendering",
+    "Source": "sources",
+    "Label": "sources",
+    "Rated": "sources",
+    "SHP": "sources",
+    "OASST": "sources",
     "DataSummary": "summary",
 }
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, get_args
 
 import lightning as L
 import numpy as np
@@ -23,6 +24,8 @@ from halo_lightning.data.sampling import (
     FixedEpochSampler,
     interleaved,
 )
+from halo_lightning.data.sources.bad_rows import BadRows, OnBadRow
+from halo_lightning.data.sources.config import Source
 from halo_lightning.data.summary import DataSummary
 from halo_lightning.data.truncation import Limits, TooLong
 from halo_lightning.errors import ConfigError, DataError
@@ -34,8 +37,8 @@ class FeedbackDataModule(L.LightningDataModule):
     """Reads feedback, tokenises it once, and hands out batches of it.
 
     Args:
-        train: One or several sources to train on: JSON Lines files, plain or gzipped, or
-            `embedded:NAME?examples=2000&seed=1`.
+        train: One or several sources to train on: paths of files or folders, `hub:owner/name`,
+            `embedded:NAME?examples=2000&seed=1`, or a `Source` that says more (columns, labels, weight, …).
         validation: One or several sources to validate on; None holds out a part of `train`.
         validation_fraction: How large a part of the prompts of `train` is held out if `validation` is None. Which
             ones is decided by a hash of the prompt and the seed, so no prompt is on both sides. 0 holds out nothing.
@@ -51,7 +54,11 @@ class FeedbackDataModule(L.LightningDataModule):
             computed once. The results are the same.
         num_workers: Processes that make batches in advance. Batches are cut from arrays in memory, so 0 is mostly
             best.
-        seed: Of the order of the examples, and of what is held out.
+        seed: Of the order of the examples, of what is held out, and of what sources draw at random.
+        on_bad_row: What happens to a row that cannot be used: `error` stops with its file, line and key; `skip` counts
+            it and lists it in `bad_rows_file`.
+        bad_rows_file: The file that skipped rows are listed in, as JSON Lines; None is `bad_rows.jsonl` in the folder
+            of the run.
 
     Raises:
         ConfigError: A setting cannot work.
@@ -62,9 +69,9 @@ class FeedbackDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        train: str | list[str],
+        train: str | Source | list[str | Source],
         *,
-        validation: str | list[str] | None = None,
+        validation: str | Source | list[str | Source] | None = None,
         validation_fraction: float = 0.1,
         tokenizer: str | None = None,
         batch_size: int = 32,
@@ -74,6 +81,8 @@ class FeedbackDataModule(L.LightningDataModule):
         share_prompts: bool = True,
         num_workers: int = 0,
         seed: int = 1,
+        on_bad_row: OnBadRow = "error",
+        bad_rows_file: str | None = None,
     ) -> None:
         super().__init__()
         self.train_sources = _sources("train", train)
@@ -89,6 +98,9 @@ class FeedbackDataModule(L.LightningDataModule):
         self.share_prompts = share_prompts
         self.num_workers = num_workers
         self.seed = seed
+        if on_bad_row not in get_args(OnBadRow):
+            raise ConfigError(f"on_bad_row is {on_bad_row!r}: expected 'error' or 'skip'")
+        self.on_bad_row, self.bad_rows_file = on_bad_row, bad_rows_file
         self.tokenizer_path: str | None = None
         """Where the tokenizer comes from; None where it is an object, or not known before `setup`."""
         self.tokenizer: Any = None
@@ -101,8 +113,8 @@ class FeedbackDataModule(L.LightningDataModule):
         self.save_hyperparameters(ignore=["train", "validation", "tokenizer"])
         self.save_hyperparameters(
             {
-                "train": self.train_sources,
-                "validation": self.validation_sources or None,
+                "train": [source.as_plain_data() for source in self.train_sources],
+                "validation": [source.as_plain_data() for source in self.validation_sources] or None,
                 "tokenizer": self.tokenizer_path,
             }
         )
@@ -120,11 +132,16 @@ class FeedbackDataModule(L.LightningDataModule):
         held_out = None
         if not self.validation_sources and self.validation_fraction > 0:
             held_out = held_out_by_prompt(self.validation_fraction, self.seed)
-        train, validation, prepared = prepare(self.train_sources, self.feedback, tokenizer, self.limits, held_out)
+        more: dict[str, Any] = {"seed": self.seed, "bad_rows": self._bad_rows()}
+        train, validation, prepared = prepare(
+            self.train_sources, self.feedback, tokenizer, self.limits, held_out, **more
+        )
         self._check_not_empty("training", train, validation, prepared)
         reports = [prepared]
         if self.validation_sources:
-            validation, nothing, prepared = prepare(self.validation_sources, self.feedback, tokenizer, self.limits)
+            validation, nothing, prepared = prepare(
+                self.validation_sources, self.feedback, tokenizer, self.limits, **more
+            )
             self._check_not_empty("validation", validation, nothing, prepared)
             reports.append(prepared)
         summary = DataSummary.of(train, validation, reports)
@@ -137,6 +154,10 @@ class FeedbackDataModule(L.LightningDataModule):
             )
         train.share_prompts = validation.share_prompts = self.share_prompts
         self._train, self._validation, self._summary = train, validation, summary
+
+    def _bad_rows(self) -> BadRows:
+        folder = "." if self.trainer is None else self.trainer.default_root_dir
+        return BadRows(self.on_bad_row, self.bad_rows_file or Path(folder) / "bad_rows.jsonl")
 
     def _load_tokenizer(self) -> Any:
         if self.tokenizer is None:
@@ -159,6 +180,9 @@ class FeedbackDataModule(L.LightningDataModule):
         if len(used):
             return
         reasons = [f"{source}: {left_out}" for source, left_out in prepared.left_out.items() if len(left_out)]
+        reasons += prepared.notes
+        if prepared.bad_rows.count:
+            reasons.append(str(prepared.bad_rows))
         if len(held_out):
             reasons.append(f"validation_fraction={self.validation_fraction} held out all {len(held_out)} examples")
         raise DataError(
@@ -222,11 +246,11 @@ class FeedbackDataModule(L.LightningDataModule):
         }
 
 
-def _sources(name: str, value: Any) -> list[str]:
-    sources = [os.fspath(value)] if isinstance(value, (str, os.PathLike)) else [os.fspath(source) for source in value]
-    if not all(sources) or not sources:
+def _sources(name: str, value: Any) -> list[Source]:
+    values = [value] if isinstance(value, (str, os.PathLike, Source)) else list(value)
+    if not all(values) or not values:
         raise ConfigError(f"{name} is {value!r}: expected the path of a file, or a list of paths")
-    return sources
+    return [Source.of(value) for value in values]
 
 
 def _as_it_is(batch: Any) -> Any:

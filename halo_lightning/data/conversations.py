@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, TypedDict
 
-from halo_lightning.data.sources import Row, describe
-from halo_lightning.errors import DataError
+from halo_lightning.data.sources.rows import Row, describe, problem, require
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
+_AFTER = {
+    None: ("system", "user"),
+    "system": ("user",),
+    "user": ("assistant",),
+    "assistant": ("user", "tool"),
+    "tool": ("tool", "assistant", "user"),
+}
+"""Which roles may follow each role; None stands for the start."""
 
 HUMAN = "\n\nHuman:"
 ASSISTANT = "\n\nAssistant:"
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
-class Message(TypedDict):
-    """One turn of a conversation."""
-
+class _RoleAndContent(TypedDict):
     role: str
     content: str
 
 
+class Message(_RoleAndContent, total=False):
+    """One turn of a conversation. What belongs to tools is passed on to the chat template as it is."""
+
+    tool_calls: list[Any]
+    tool_call_id: str
+    name: str
+
+
 Conversation = tuple[Message, ...]
-
-
-def problem(row: Row, key: str | None, message: str) -> DataError:
-    """An error about one key of a row."""
-    return DataError(message, file=row.file, line=row.line, key=key)
 
 
 def parse_dialogue(text: str) -> Conversation:
@@ -50,26 +59,79 @@ def parse_messages(row: Row, key: str, value: Any) -> Conversation:
         raise problem(row, key, f"found {describe(value)}, expected a string or a list of messages")
     if not value:
         raise problem(row, key, "found an empty list, expected at least one message")
-    messages = []
-    for number, message in enumerate(value, start=1):
-        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+    return tuple(_parse_message(row, key, message, number) for number, message in enumerate(value, start=1))
+
+
+def _parse_message(row: Row, key: str, message: Any, number: int) -> Message:
+    calls = message.get("tool_calls") if isinstance(message, dict) else None
+    needed = {"role"} if calls else {"role", "content"}
+    if not isinstance(message, dict) or not needed <= message.keys():
+        raise problem(
+            row,
+            key,
+            f"found {describe(message)} as message {number},"
+            ' expected an object such as {"role": "user", "content": "…"}',
+        )
+    role, content = message["role"], message.get("content")
+    if role not in ROLES:
+        raise problem(
+            row,
+            key,
+            f"found {describe(role)} as the role of message {number}, expected one of {', '.join(ROLES)}",
+        )
+    if calls and content is None:  # a turn that only calls tools says nothing
+        content = ""
+    if not isinstance(content, str):
+        raise problem(row, key, f"found {describe(content)} as the content of message {number}, expected a string")
+    parsed = Message(role=role, content=content)
+    if calls:
+        if role != "assistant" or not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
             raise problem(
                 row,
                 key,
-                f"found {describe(message)} as message {number},"
-                ' expected an object such as {"role": "user", "content": "…"}',
+                f"found {describe(calls)} as the tool_calls of message {number} ({role}), expected a list of objects,"
+                " in a message of the assistant",
             )
-        role, content = message["role"], message["content"]
-        if role not in ROLES:
+        parsed["tool_calls"] = calls
+    if role == "tool":
+        for name in ("name", "tool_call_id"):
+            if message.get(name) is not None:
+                parsed[name] = message[name]
+    return parsed
+
+
+def check_order(row: Row, key: str, messages: Conversation) -> Conversation:
+    """The messages themselves, if their roles take turns: system at most first, then user and assistant in turn.
+
+    Messages of tools follow the assistant's. A text in Anthropic's form is not held to this.
+    """
+    previous = None
+    for number, message in enumerate(messages, start=1):
+        if message["role"] not in _AFTER[previous]:
+            where = "first" if previous is None else f"after one of the {previous}"
             raise problem(
                 row,
                 key,
-                f"found {describe(role)} as the role of message {number}, expected one of {', '.join(ROLES)}",
+                f"found a message of the {message['role']} {where} (message {number} of {len(messages)}), expected one"
+                f" of the {' or the '.join(_AFTER[previous])}",
             )
-        if not isinstance(content, str):
-            raise problem(row, key, f"found {describe(content)} as the content of message {number}, expected a string")
-        messages.append(Message(role=role, content=content))
-    return tuple(messages)
+        previous = message["role"]
+    return messages
+
+
+def parse_tools(row: Row) -> tuple[dict[str, Any], ...] | None:
+    """The tools that a row offers, for the chat template: a list of objects, or the JSON text of one."""
+    value = row.values.get("tools")
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise problem(row, "tools", f"found {describe(value)}, expected a list of objects, or its JSON") from error
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
+        raise problem(row, "tools", f"found {describe(value)}, expected a list of objects")
+    return tuple(value) or None
 
 
 def parse_prompt(row: Row, key: str = "prompt") -> Conversation:
@@ -88,6 +150,15 @@ def parse_prompt(row: Row, key: str = "prompt") -> Conversation:
             messages = (Message(role="user", content=value),)
     else:
         messages = parse_messages(row, key, require(row, key, "a string or a list of messages"))
+        check_prompt(row, key, check_order(row, key, messages))
+        if messages[-1]["role"] not in ("user", "tool"):
+            raise problem(
+                row,
+                key,
+                f"found a last message of the {messages[-1]['role']}, expected one of the user (or a tool), which the"
+                " completion answers",
+            )
+        return messages
     return check_prompt(row, key, messages)
 
 
@@ -117,6 +188,8 @@ def parse_completion(row: Row, key: str, prompt: Conversation) -> str:
                 f"found {len(messages)} message(s) ({roles}), expected one message of the assistant, alone or after"
                 " the messages of the prompt",
             )
+        if "tool_calls" in messages[0]:
+            raise problem(row, key, "found a call of tools, expected a message of the assistant with text alone")
         value = messages[0]["content"]
     if not isinstance(value, str):
         raise problem(row, key, f"found {describe(value)}, expected a string or a list of one assistant message")
@@ -124,11 +197,3 @@ def parse_completion(row: Row, key: str, prompt: Conversation) -> str:
         raise problem(row, key, "found an empty completion, expected text")
     in_form = isinstance(row.values[key], str) and str(row.values.get("prompt")).startswith(HUMAN)
     return value.removeprefix(" ") if in_form else value
-
-
-def require(row: Row, key: str, expected: str) -> Any:
-    """The value of a key that has to be there."""
-    if key not in row.values:
-        found = ", ".join(map(repr, row.values)) or "no keys"
-        raise problem(row, key, f"this key is missing (found {found}), expected {expected}")
-    return row.values[key]

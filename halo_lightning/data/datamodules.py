@@ -7,6 +7,8 @@ from typing import get_args
 from halo_lightning.data.base import FeedbackDataModule as FeedbackDataModule
 from halo_lightning.data.batching import TokenizedDataset
 from halo_lightning.data.sampling import Balance, BalancedBatchSampler, BatchSampler, check_even
+from halo_lightning.data.sources.bad_rows import OnBadRow
+from halo_lightning.data.sources.config import Source
 from halo_lightning.data.truncation import TooLong
 from halo_lightning.errors import ConfigError
 
@@ -45,9 +47,9 @@ class UnaryDataModule(FeedbackDataModule):
 
     def __init__(
         self,
-        train: str | list[str],
+        train: str | Source | list[str | Source],
         *,
-        validation: str | list[str] | None = None,
+        validation: str | Source | list[str | Source] | None = None,
         validation_fraction: float = 0.1,
         tokenizer: str | None = None,
         batch_size: int = 32,
@@ -58,6 +60,8 @@ class UnaryDataModule(FeedbackDataModule):
         num_workers: int = 0,
         seed: int = 1,
         balance: Balance = "oversample",
+        on_bad_row: OnBadRow = "error",
+        bad_rows_file: str | None = None,
     ) -> None:
         super().__init__(
             train,
@@ -71,6 +75,8 @@ class UnaryDataModule(FeedbackDataModule):
             share_prompts=share_prompts,
             num_workers=num_workers,
             seed=seed,
+            on_bad_row=on_bad_row,
+            bad_rows_file=bad_rows_file,
         )
         if balance not in get_args(Balance):
             raise ConfigError(f"balance is {balance!r}: expected 'oversample', 'undersample' or 'none'")

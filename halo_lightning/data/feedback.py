@@ -2,44 +2,53 @@ r"""Feedback: rows parsed into examples, converted where that is possible, and c
 
 | feedback | keys of a row |
 |---|---|
-| unary | `prompt`, `completion`, `label` (true: desirable); optional `weight` |
+| unary | `prompt`, `completion` (or `messages`), `label` (true: desirable); optional `weight` |
 | paired | `prompt`, `chosen`, `rejected`; optional `weight` |
 | sft | `prompt`, `completion`, or `messages`; optional `weight` |
 
 `prompt`, and what is said in reply, is a string or a list of `{"role", "content"}` messages. Two forms of pairs have
 no `prompt`: TRL's (`chosen` and `rejected` are whole conversations as lists of messages), and Anthropic's HH files as
 published (both are whole dialogues as strings that start with `\n\nHuman:`). The prompt is then everything up to the
-last turn of the assistant. Other keys are ignored.
+last turn of the assistant. A third one is TRL's with plain texts: see `with_prompt`. `tools`, a list of objects, is for
+the chat template. Other keys are ignored.
 
-A `label` is a JSON boolean. 0 and 1 are refused on purpose: a rating from 0 to 5 or a class number would pass for
-thumbs as long as it happens to be 0 or 1.
+A `label` is a boolean. 0 and 1 are refused on purpose: a rating from 0 to 5 or a class number would pass for thumbs as
+long as it happens to be 0 or 1. What else a label may be, a source has to say: see `sources.config.Label`.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Literal
+from itertools import takewhile
+from typing import Any, Literal
 
 from halo_lightning.data.conversations import (
     HUMAN,
     Conversation,
+    check_order,
     check_prompt,
     parse_completion,
     parse_dialogue,
     parse_messages,
     parse_prompt,
-    problem,
-    require,
+    parse_tools,
 )
-from halo_lightning.data.sources import Row, describe
-from halo_lightning.errors import DataError
+from halo_lightning.data.sources.config import KeepPrompt
+from halo_lightning.data.sources.rows import Row, describe, found_keys, problem, require
+from halo_lightning.data.sources.rows import UnusableRowError as UnusableRowError
 
 Feedback = Literal["sft", "paired", "unary"]
+Tools = tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True)
 class Unary:
-    """A completion that is known to be desirable or undesirable."""
+    """A completion that is known to be desirable or undesirable.
+
+    All three kinds of examples have `tools`, what the chat template is told of, and `keep_prompt`, the part of the
+    prompt that stays where it has to be cut.
+    """
 
     prompt: Conversation
     completion: str
@@ -47,6 +56,8 @@ class Unary:
     weight: float
     file: str
     line: int
+    tools: Tools | None = None
+    keep_prompt: KeepPrompt = "end"
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,8 @@ class Paired:
     weight: float
     file: str
     line: int
+    tools: Tools | None = None
+    keep_prompt: KeepPrompt = "end"
 
 
 @dataclass(frozen=True)
@@ -70,27 +83,24 @@ class Demonstration:
     weight: float
     file: str
     line: int
+    tools: Tools | None = None
+    keep_prompt: KeepPrompt = "end"
 
 
 Example = Unary | Paired | Demonstration
 
 
-class UnusableRowError(DataError):
-    """A row of a published data set that is known to be so, and that everybody leaves out."""
-
-    def __init__(self, reason: str, row: Row) -> None:
-        super().__init__(reason, file=row.file, line=row.line)
-        self.reason = reason
-
-
 def parse_unary(row: Row) -> Unary:
-    """Unary feedback from a row with `prompt`, `completion` and `label`."""
-    prompt = parse_prompt(row)
-    completion = parse_completion(row, "completion", prompt)
+    """Unary feedback from a row with `prompt` and `completion`, or `messages`, and `label`."""
+    if "messages" in row.values and "completion" not in row.values:
+        prompt, completion = _whole_conversation(row)
+    else:
+        prompt = parse_prompt(row)
+        completion = parse_completion(row, "completion", prompt)
     label = require(row, "label", "true or false")
     if not isinstance(label, bool):
         raise problem(row, "label", f"found {describe(label)}, expected true (desirable) or false (undesirable)")
-    return Unary(prompt, completion, label, _weight(row), row.file, row.line)
+    return Unary(prompt, completion, label, _weight(row), row.file, row.line, parse_tools(row))
 
 
 def parse_paired(row: Row) -> Paired:
@@ -108,23 +118,63 @@ def parse_paired(row: Row) -> Paired:
             raise problem(
                 row,
                 "prompt",
-                "this key is missing, expected a string or a list of messages (it may be absent only where chosen and"
-                " rejected are both whole conversations: lists of messages, or texts that start with"
+                f"this key is missing (found {found_keys(row)}), expected a string or a list of messages (it may be"
+                " absent only where chosen and rejected are both whole conversations: lists of messages, or texts that"
+                " start with"
                 f" {HUMAN!r})",
             )
-    return Paired(prompt, chosen, rejected, _weight(row), row.file, row.line)
+    return Paired(prompt, chosen, rejected, _weight(row), row.file, row.line, parse_tools(row))
+
+
+def has_implicit_prompt(row: Row) -> bool:
+    """Whether a row is a pair of plain texts without a prompt."""
+    sides = [row.values.get(key) for key in ("chosen", "rejected")]
+    return "prompt" not in row.values and all(isinstance(s, str) and not s.startswith(HUMAN) for s in sides)
+
+
+def with_prompt(row: Row) -> Row:
+    """A pair of plain texts with what both begin with as its prompt, in whole words.
+
+    Example:
+        >>> with_prompt(Row({"chosen": "The sky is blue.", "rejected": "The sky is green."}, "rows.jsonl", 1)).values
+        {'chosen': ' blue.', 'rejected': ' green.', 'prompt': 'The sky is'}
+
+    Raises:
+        DataError: They begin with nothing in common.
+    """
+    chosen, rejected = row.values["chosen"], row.values["rejected"]
+    common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False)))
+    prompt = re.sub(r"\s*\S*\Z", "", chosen[:common])
+    if not prompt.strip():
+        raise problem(
+            row,
+            "prompt",
+            f"this key is missing (found {found_keys(row)}), and chosen and rejected begin with no words in common;"
+            " expected a string or a list of messages",
+        )
+    values = {"chosen": chosen[len(prompt) :], "rejected": rejected[len(prompt) :], "prompt": prompt}
+    return row._replace(values={**row.values, **values})
 
 
 def parse_demonstration(row: Row) -> Demonstration:
     """A demonstration from a row with `prompt` and `completion`, or with `messages`."""
     if "messages" in row.values:
-        prompt, completion = _split(row, "messages", parse_messages(row, "messages", row.values["messages"]))
-        if not completion.strip():
-            raise problem(row, "messages", "found an empty last message, expected text to imitate")
+        prompt, completion = _whole_conversation(row)
     else:
         prompt = parse_prompt(row)
         completion = parse_completion(row, "completion", prompt)
-    return Demonstration(prompt, completion, _weight(row), row.file, row.line)
+    return Demonstration(prompt, completion, _weight(row), row.file, row.line, parse_tools(row))
+
+
+def _whole_conversation(row: Row) -> tuple[Conversation, str]:
+    value = row.values["messages"]
+    if isinstance(value, str) and value.startswith(HUMAN):
+        prompt, completion = _split(row, "messages", parse_dialogue(value))
+    else:
+        prompt, completion = _split_messages(row, "messages")
+    if not completion.strip():
+        raise problem(row, "messages", "found an empty last message, expected text to learn from")
+    return prompt, completion
 
 
 def _dialogues(row: Row) -> tuple[Conversation, str, str]:
@@ -139,10 +189,7 @@ def _dialogues(row: Row) -> tuple[Conversation, str, str]:
 
 
 def _implicit_prompt(row: Row) -> tuple[Conversation, str, str]:
-    sides = [parse_messages(row, key, row.values[key]) for key in ("chosen", "rejected")]
-    (prompt, chosen), (other, rejected) = (
-        _split(row, key, side) for key, side in zip(("chosen", "rejected"), sides, strict=True)
-    )
+    (prompt, chosen), (other, rejected) = (_split_messages(row, key) for key in ("chosen", "rejected"))
     if prompt != other:
         same = next((i for i, (a, b) in enumerate(zip(prompt, other)) if a != b), min(len(prompt), len(other)))  # noqa: B905
         raise problem(
@@ -169,6 +216,17 @@ def _split(row: Row, key: str, messages: Conversation) -> tuple[Conversation, st
     if len(messages) < 2:
         raise problem(row, key, "found nothing before the last turn of the assistant, expected a prompt")
     return check_prompt(row, key, messages[:-1]), messages[-1]["content"]
+
+
+def _split_messages(row: Row, key: str) -> tuple[Conversation, str]:
+    messages = parse_messages(row, key, row.values[key])
+    prompt, completion = _split(row, key, messages)
+    check_order(row, key, messages)
+    if "tool_calls" in messages[-1]:
+        raise problem(
+            row, key, "found a call of tools as the last message, expected one of the assistant with text alone"
+        )
+    return prompt, completion
 
 
 def _weight(row: Row) -> float:

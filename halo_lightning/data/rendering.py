@@ -17,6 +17,7 @@ does that token go to the prompt, since nothing could predict it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import takewhile
@@ -94,23 +95,30 @@ def encode(tokenizer: Any, prompt: Conversation, completion: str) -> Encoded:
     return encode_batch(tokenizer, [prompt], [completion])[0]
 
 
-def encode_batch(tokenizer: Any, prompts: Sequence[Conversation], completions: Sequence[str]) -> list[Encoded]:
+def encode_batch(
+    tokenizer: Any,
+    prompts: Sequence[Conversation],
+    completions: Sequence[str],
+    tools: Sequence[Any] | None = None,
+) -> list[Encoded]:
     """The tokens of prompts and completions, one for one.
 
     Args:
         tokenizer: A Hugging Face tokenizer that went through `prepare_tokenizer`.
         prompts: What the completions answer. Consecutive equal ones are rendered once.
         completions: One for each prompt.
+        tools: The tools that each prompt offers, for the chat template; None where it offers none.
 
     Raises:
         RenderingError: The chat template refuses a conversation, or leaves its completion out.
     """
     texts, boundaries = [], []
     last_prompt, last_text = None, ""
-    for position, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+    offered = itertools.repeat(None) if tools is None else tools
+    for position, (prompt, completion, offer) in enumerate(zip(prompts, completions, offered)):  # noqa: B905
         if prompt is not last_prompt:
-            last_prompt, last_text = prompt, _render(tokenizer, prompt, position, generation=True)
-        whole = _render(tokenizer, (*prompt, Message(role="assistant", content=completion)), position)
+            last_prompt, last_text = prompt, _render(tokenizer, prompt, position, offer, generation=True)
+        whole = _render(tokenizer, (*prompt, Message(role="assistant", content=completion)), position, offer)
         text, boundary = _find_boundary(last_text, whole, completion, tokenizer.eos_token, position)
         texts.append(text)
         boundaries.append(boundary)
@@ -121,15 +129,31 @@ def encode_batch(tokenizer: Any, prompts: Sequence[Conversation], completions: S
     ]  # fmt: skip
 
 
-def _render(tokenizer: Any, messages: Conversation, position: int, *, generation: bool = False) -> str:
-    from jinja2 import TemplateError
+def generation_tail(tokenizer: Any) -> int:
+    r"""How many tokens every prompt ends with, which only say whose turn comes next (`\n\nAssistant:`)."""
+    ends = []
+    for content in ("1", "a b"):
+        try:
+            text = _render(tokenizer, (Message(role="user", content=content),), 0, generation=True)
+        except RenderingError:  # a template that wants more than one turn of the user
+            return 0
+        ends.append(tokenizer(text, add_special_tokens=False)["input_ids"][::-1])
+    return _common(*ends)
 
+
+def _render(
+    tokenizer: Any, messages: Conversation, position: int, tools: Any = None, *, generation: bool = False
+) -> str:
+    offered = {} if tools is None else {"tools": list(tools)}
     try:
-        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation)
-    except (TemplateError, TypeError, ValueError, KeyError) as error:
+        return tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=generation, **offered
+        )
+    except Exception as error:  # a template is a program of somebody else, and can fail in any way
         roles = ", ".join(message["role"] for message in messages)
         raise RenderingError(
-            f"the chat template of {_name(tokenizer)} cannot render the roles {roles}: {error}", position
+            f"the chat template of {_name(tokenizer)} cannot render the roles {roles}: {error or type(error).__name__}",
+            position,
         ) from error
 
 

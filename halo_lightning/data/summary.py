@@ -26,7 +26,8 @@ class DataSummary:
         cut_completions: Completions that were cut, in training and validation.
         tokens: Tokens to train on, prompts included.
         completion_tokens: Tokens of completions among them.
-        notes: What was left out and what was cut, one line each, with the place of the first.
+        notes: What was left out, skipped and cut, one line each, with the place of the first.
+        bad_rows: Rows that were skipped because they cannot be used.
     """
 
     feedback: Feedback
@@ -40,12 +41,14 @@ class DataSummary:
     tokens: int
     completion_tokens: int
     notes: tuple[str, ...] = ()
+    bad_rows: int = 0
 
     @classmethod
     def of(cls, train: TokenizedDataset, validation: TokenizedDataset, prepared: list[Prepared]) -> DataSummary:
         """Counts two data sets and what their preparation reported."""
         left_out = [(source, rows) for one in prepared for source, rows in one.left_out.items() if len(rows)]
         truncations = [one.truncation for one in prepared if one.truncation.prompts or one.truncation.completions]
+        skipped = list({id(one.bad_rows): one.bad_rows for one in prepared if one.bad_rows.count}.values())
         desirable = None if train.desirable is None else int(train.desirable.sum())
         tokens = len(train.tokens)
         return cls(
@@ -59,7 +62,19 @@ class DataSummary:
             cut_completions=sum(truncation.completions for truncation in truncations),
             tokens=tokens,
             completion_tokens=tokens - int(train.prompt_lengths.sum()),
-            notes=(*(f"{source}: {rows}" for source, rows in left_out), *map(str, truncations)),
+            notes=(
+                *(f"{source}: {rows}" for source, rows in left_out),
+                *(
+                    f"{source}: {rows.implicit_prompts} pairs have no prompt but what both texts begin with"
+                    for one in prepared
+                    for source, rows in one.left_out.items()
+                    if rows.implicit_prompts
+                ),
+                *(note for one in prepared for note in one.notes),
+                *map(str, skipped),
+                *map(str, truncations),
+            ),
+            bad_rows=sum(bad.count for bad in skipped),
         )
 
     def __str__(self) -> str:

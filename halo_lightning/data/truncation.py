@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from halo_lightning.data.rendering import Encoded
-from halo_lightning.errors import ConfigError, DataError
+from halo_lightning.data.sources.config import KeepPrompt
+from halo_lightning.errors import ConfigError, DataError, place
 
 TooLong = Literal["truncate", "error"]
 
@@ -48,6 +49,8 @@ def truncate(
     max_length: int,
     max_prompt_length: int,
     bos_id: int | None = None,
+    keep_prompt: KeepPrompt = "end",
+    tail: int = 0,
 ) -> Encoded:
     """Cuts an example to `max_length` tokens; one that is not longer stays as it is, however long its prompt.
 
@@ -62,11 +65,15 @@ def truncate(
         max_length: Most tokens of both together.
         max_prompt_length: The prompt is cut to no fewer tokens than this; less than `max_length`.
         bos_id: The beginning-of-sequence token.
+        keep_prompt: `start` cuts the prompt in front of its tail instead.
+        tail: How many tokens at the end of the prompt only say whose turn comes next.
     """
     room = max_length - len(completion_ids)
     kept = min(len(prompt_ids), max(room, max_prompt_length))
     if kept == len(prompt_ids):
         prompt = prompt_ids
+    elif keep_prompt == "start" and kept > tail:
+        prompt = prompt_ids[: kept - tail] + prompt_ids[len(prompt_ids) - tail :]
     elif prompt_ids[0] == bos_id:
         prompt = [prompt_ids[0], *prompt_ids[len(prompt_ids) - kept + 1 :]]
     else:
@@ -81,8 +88,10 @@ class Truncation:
     Attributes:
         limits: The limits.
         bos_id: The beginning-of-sequence token, which stays where a prompt is cut.
+        tail: How many tokens at the end of every prompt stay, too: those that say whose turn comes next.
         examples: Sequences (prompt and completion) seen.
         prompts: Prompts cut.
+        prompt_ends: Those among them that were cut at their end, since `keep_prompt` is `start`.
         completions: Completions cut.
         first_prompt: File and line of the first prompt cut.
         first_completion: File and line of the first completion cut.
@@ -90,13 +99,15 @@ class Truncation:
 
     limits: Limits
     bos_id: int | None = None
+    tail: int = 0
     examples: int = 0
     prompts: int = 0
+    prompt_ends: int = 0
     completions: int = 0
     first_prompt: str = field(default="", repr=False)
     first_completion: str = field(default="", repr=False)
 
-    def apply(self, encoded: Encoded, file: str, line: int) -> Encoded:
+    def apply(self, encoded: Encoded, file: str, line: int, keep_prompt: KeepPrompt = "end") -> Encoded:
         """One example within the limits.
 
         Raises:
@@ -115,13 +126,14 @@ class Truncation:
                 file=file,
                 line=line,
             )
-        result = truncate(*encoded, limits.max_length, limits.max_prompt_length, self.bos_id)
+        result = truncate(*encoded, limits.max_length, limits.max_prompt_length, self.bos_id, keep_prompt, self.tail)
         if len(result.prompt_ids) < prompt:
             self.prompts += 1
-            self.first_prompt = self.first_prompt or f"{file}, line {line}"
+            self.prompt_ends += keep_prompt == "start"
+            self.first_prompt = self.first_prompt or place(file, line)
         if len(result.completion_ids) < completion:
             self.completions += 1
-            self.first_completion = self.first_completion or f"{file}, line {line}"
+            self.first_completion = self.first_completion or place(file, line)
         return result
 
     def __str__(self) -> str:
@@ -129,7 +141,9 @@ class Truncation:
             return f"none of {self.examples} sequences is longer than max_length={self.limits.max_length}"
         parts = []
         if self.prompts:
-            parts.append(f"{self.prompts} prompts at their start (first: {self.first_prompt})")
+            ends = f" or end ({self.prompt_ends})" if 0 < self.prompt_ends < self.prompts else ""
+            side = "end" if self.prompt_ends == self.prompts else f"start{ends}"
+            parts.append(f"{self.prompts} prompts at their {side} (first: {self.first_prompt})")
         if self.completions:
             parts.append(f"{self.completions} completions at their end (first: {self.first_completion})")
         return (

@@ -260,6 +260,8 @@ def test_hyper_parameters_are_primitives(tmp_path: Path, as_object: bool) -> Non
         "num_workers": 0,
         "seed": 1,
         "balance": "oversample",
+        "on_bad_row": "error",
+        "bad_rows_file": None,
     }
 
 
@@ -340,7 +342,11 @@ def test_all_desirable_feedback_cannot_be_balanced(file: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "rows", "says"),
     [
-        (PairedDataModule, thumbs(1, 1), "line 1: found unary feedback .* expected preference pairs"),
+        (
+            PairedDataModule,
+            thumbs(1, 1),
+            "no example for training: .*1 desirable without an undesirable.* in no pair .UnaryDataModule",
+        ),
         (UnaryDataModule, [{"prompt": "a", "completion": "b", "label": 1}], "line 1, key 'label': found an integer"),
         (SFTDataModule, [{"text": "a"}], "line 1: found the keys 'text', expected demonstrations"),
         (SFTDataModule, thumbs(2, 0), "no example for training: .*left out 2 of 2 rows"),

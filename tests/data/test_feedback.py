@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -25,6 +26,21 @@ THREE_TURNS = (
     {"role": "user", "content": "Bye"},
 )
 HH = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye\n\nAssistant:"
+
+
+def system(content: str) -> dict[str, str]:
+    return {"role": "system", "content": content}
+
+
+def tool(content: str, **more: str) -> dict[str, str]:
+    return {"role": "tool", "content": content, **more}
+
+
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 2}}}
+
+
+def calls() -> dict[str, Any]:
+    return {"role": "assistant", "content": None, "tool_calls": [CALL]}
 
 
 def row(**values: Any) -> Row:
@@ -55,6 +71,15 @@ def assistant(content: str) -> dict[str, str]:
         pytest.param(HH, THREE_TURNS, id="Anthropic's form"),
         pytest.param(HH.removesuffix("\n\nAssistant:"), THREE_TURNS, id="Anthropic's form, no next turn"),
         pytest.param("Human: Hi", (user("Human: Hi"),), id="looks like it, is not"),
+        pytest.param(
+            [user("1 + 2?"), calls(), tool("3", name="add", tool_call_id="x")],
+            (
+                user("1 + 2?"),
+                {"role": "assistant", "content": "", "tool_calls": [CALL]},
+                tool("3", name="add", tool_call_id="x"),
+            ),
+            id="tools",
+        ),
     ],
 )
 def test_prompts(prompt: Any, expected: Any) -> None:
@@ -125,6 +150,73 @@ def test_the_last_turn_of_messages_is_the_completion() -> None:
     assert (parsed.prompt, parsed.completion) == (THREE_TURNS, "Ciao")
 
 
+def test_unary_feedback_on_a_whole_conversation() -> None:
+    parsed = parse_unary(row(messages=[*THREE_TURNS, assistant("Ciao")], label=False))
+    assert parsed == Unary(THREE_TURNS, "Ciao", desirable=False, weight=1.0, file="rows.jsonl", line=7)
+    parsed = parse_unary(row(messages="\n\nHuman: Hi\n\nAssistant: Yes", label=True))
+    assert (parsed.prompt, parsed.completion) == (HI, "Yes")
+
+
+def test_tools_are_passed_on() -> None:
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
+    messages = [user("1 + 2?"), calls(), tool("3"), assistant("3")]
+    parsed = parse_demonstration(row(messages=messages, tools=tools))
+    assert parsed.tools == tuple(tools)
+    assert [message["role"] for message in parsed.prompt] == ["user", "assistant", "tool"]
+    assert parse_demonstration(row(messages=messages, tools=json.dumps(tools))) == parsed
+    assert parse_unary(row(**GOOD, tools=tools)).tools == tuple(tools)
+    assert parse_paired(row(prompt="Hi", chosen="Yes", rejected="No", tools=tools)).tools == tuple(tools)
+    for value in ("no JSON", {"name": "add"}, [1], 3):
+        with pytest.raises(DataError, match=r"line 7, key 'tools': found .*, expected a list of objects"):
+            parse_unary(row(**GOOD, tools=value))
+
+
+@pytest.mark.parametrize(
+    ("messages", "found"),
+    [
+        (
+            [assistant("a"), user("b")],
+            "of the assistant first (message 1 of 2), expected one of the system or the user",
+        ),
+        ([user("a"), user("b")], "of the user after one of the user (message 2 of 2), expected one of the assistant"),
+        ([user("a"), assistant("b"), assistant("c"), user("d")], "of the assistant after one of the assistant"),
+        ([user("a"), system("b"), user("c")], "of the system after one of the user (message 2 of 3)"),
+        ([system("a"), system("b"), user("c")], "of the system after one of the system"),
+        ([user("a"), tool("b")], "of the tool after one of the user"),
+        ([user("a"), assistant("b")], "found a last message of the assistant, expected one of the user"),
+    ],
+)
+def test_roles_out_of_order(messages: list[Any], found: str) -> None:
+    with pytest.raises(DataError) as error:
+        parse_unary(row(**{**GOOD, "prompt": messages}))
+    assert (error.value.line, error.value.key) == (7, "prompt")
+    assert found in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "key", "found"),
+    [
+        ({"messages": [user("a"), user("b"), assistant("c")]}, "messages", "of the user after one of the user"),
+        ({"messages": [assistant("a"), user("b"), assistant("c")]}, "messages", "of the assistant first"),
+        ({"messages": [user("a"), calls()]}, "messages", "found a call of tools as the last"),
+        ({"messages": [user("a"), assistant(" ")]}, "messages", "an empty last message"),
+        ({"messages": [user("a"), {**calls(), "content": "b"}]}, "messages", "found a call of tools as the last"),
+        ({"prompt": "a", "completion": [{**calls(), "content": "b"}]}, "completion", "found a call of tools"),
+        (
+            {"messages": [{**calls(), "role": "user"}, assistant("b")]},
+            "messages",
+            "as the tool_calls of message 1 (user)",
+        ),
+        ({"messages": [user("a"), {**calls(), "tool_calls": "add"}]}, "messages", "as the tool_calls of message 2"),
+    ],
+)
+def test_conversations_that_cannot_be_learnt_from(values: dict[str, Any], key: str, found: str) -> None:
+    with pytest.raises(DataError) as error:
+        parse_demonstration(row(**values))
+    assert (error.value.line, error.value.key) == (7, key)
+    assert found in str(error.value)
+
+
 GOOD = {"prompt": "Hi", "completion": "Yes", "label": True}
 
 
@@ -184,7 +276,14 @@ def test_a_missing_key_is_named(key: str) -> None:
     ("chosen", "rejected", "key", "found"),
     [
         ([user("a"), assistant("x")], [user("b"), assistant("y")], "rejected", "message 1 differs"),
-        ([user("a"), assistant("x")], [user("a"), user("b"), assistant("y")], "rejected", "message 2 differs"),
+        ([user("a"), assistant("x")], [system("a"), user("a"), assistant("y")], "rejected", "message 1 differs"),
+        (
+            [user("a"), assistant("x")],
+            [user("a"), user("b"), assistant("y")],
+            "rejected",
+            "of the user after one of the",
+        ),
+        ([user("a"), assistant("x")], [user("a"), calls(), tool("3"), assistant("y")], "rejected", "message 2 differs"),
         ([user("a"), assistant(" ")], [user("a"), assistant("y")], "chosen", "empty last message"),
         ([user("a")], [user("a"), assistant("y")], "chosen", "last turn of the user"),
         ([assistant("x")], [assistant("y")], "chosen", "nothing before the last turn"),

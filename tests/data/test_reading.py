@@ -59,7 +59,6 @@ def test_what_needs_no_conversion_stays(file: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "wanted", "says"),
     [
-        ([UP], "paired", ["found unary feedback", "expected preference pairs", "UnaryDataModule", "cannot be turned"]),
         ([DEMONSTRATION], "paired", ["found demonstrations", "SFTDataModule reads"]),
         ([DEMONSTRATION], "unary", ["found demonstrations", "expected unary feedback", "'label'"]),
         ([{"text": "Hi"}], "unary", ["found the keys 'text'", "prompt, completion, label", "prompt, chosen, rejected"]),
@@ -75,6 +74,30 @@ def test_the_wrong_kind_says_what_it_is_and_who_reads_it(
     assert (error.value.file, error.value.line) == (str(file), 1)
     for words in says:
         assert words in str(error.value)
+
+
+def test_pairs_of_plain_texts_have_what_both_begin_with_as_their_prompt(file: Path) -> None:
+    rows = [
+        {"chosen": "The sky is blue.", "rejected": "The sky is green."},
+        {"chosen": "The sky is green.", "rejected": "The sky is gray."},
+        {"chosen": "One\ntwo three", "rejected": "One\ntwo"},
+    ]
+    left_out = LeftOut()
+    examples = list(read_feedback(write_rows(file, rows), "paired", left_out))
+    assert [(e.prompt[0]["content"], e.chosen, e.rejected) for e in examples if isinstance(e, Paired)] == [
+        ("The sky is", " blue.", " green."),
+        ("The sky is", " green.", " gray."),
+        ("One", "\ntwo three", "\ntwo"),
+    ]
+    assert left_out.implicit_prompts == 3
+    with pytest.raises(DataError, match=r"line 4, key 'prompt': .* begin with no words in common"):
+        list(read_feedback(write_rows(file, [*rows, {"chosen": "Yes, it is", "rejected": "No"}]), "paired"))
+
+
+def test_a_prompt_that_is_missing_in_one_row_is_an_error(file: Path) -> None:
+    rows = [PAIR, {"chosen": "The sky is blue.", "rejected": "The sky is green."}]
+    with pytest.raises(DataError, match="line 2, key 'prompt': this key is missing"):
+        list(read_feedback(write_rows(file, rows), "paired"))
 
 
 def test_a_row_of_another_kind_further_down(file: Path) -> None:

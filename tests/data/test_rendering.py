@@ -13,6 +13,7 @@ from halo_lightning.data.rendering import (
     RenderingError,
     encode,
     encode_batch,
+    generation_tail,
     prepare_tokenizer,
 )
 from halo_lightning.errors import ConfigError, DataError
@@ -244,3 +245,43 @@ def test_a_template_that_loses_the_completion_is_refused() -> None:
     tokenizer = prepare_tokenizer(byte_bpe(template=template))
     with pytest.raises(RenderingError, match="leaves out the completion"):
         encode(tokenizer, HI, "Hm</think>Yes")
+
+
+TOOLS = (
+    "{% if tools %}<{{ tools[0].function.name }}>{% endif %}"
+    "{% for message in messages %}"
+    "[{{ message.role }}]{{ message.content }}"
+    "{% for call in message.tool_calls %}({{ call.function.name }}){% endfor %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% else %}</s>{% endif %}"
+)
+
+
+def test_tools_and_their_turns_reach_the_template() -> None:
+    tokenizer = prepare_tokenizer(byte_bpe(template=TOOLS))
+    call = {"function": {"name": "add"}}
+    prompt = (
+        *user("1+2"),
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "3"},
+    )
+    (encoded,) = encode_batch(tokenizer, [prompt], ["3!"], [({"function": {"name": "sum"}},)])
+    assert texts(tokenizer, encoded) == ("<sum>[user]1+2[assistant](add)[tool]3[assistant]", "3!</s>")
+    (encoded,) = encode_batch(tokenizer, [prompt], ["3!"], [None])
+    assert texts(tokenizer, encoded) == ("[user]1+2[assistant](add)[tool]3[assistant]", "3!</s>")
+
+
+@pytest.mark.parametrize("expression", ["1 // 0", "messages[99].content.x", "'a' + 1", "[][0].x", "messages | nothing"])
+def test_a_template_may_fail_in_any_way(expression: str) -> None:
+    tokenizer = prepare_tokenizer(byte_bpe(template="{{ " + expression + " }}"))
+    with pytest.raises(RenderingError, match="cannot render the roles user"):
+        encode(tokenizer, HI, "Yes")
+
+
+def test_what_every_prompt_ends_with() -> None:
+    tokenizer = prepare_tokenizer(byte_bpe())
+    assert tokenizer.decode(encode(tokenizer, HI, "Yes").prompt_ids[-generation_tail(tokenizer) :]) == "\n\nAssistant:"
+    tokenizer = prepare_tokenizer(chatml())
+    tail = encode(tokenizer, HI, "Yes").prompt_ids[-generation_tail(tokenizer) :]
+    assert tokenizer.decode(tail) == "<|im_end|>\n<|im_start|>assistant\n"
+    assert generation_tail(prepare_tokenizer(byte_bpe(template="{{ 1 // 0 }}"))) == 0

@@ -6,7 +6,7 @@ import pytest
 
 from halo_lightning.data.rendering import Encoded
 from halo_lightning.data.truncation import Limits, Truncation, truncate
-from halo_lightning.errors import ConfigError, DataError
+from halo_lightning.errors import ConfigError, DataError, RowNumber
 
 BOS = 0
 
@@ -28,6 +28,28 @@ BOS = 0
 )
 def test_prompt_first_then_completion(prompt: list[int], completion: list[int], expected: tuple) -> None:
     assert truncate(prompt, completion, 8, 3, BOS) == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "tail", "expected"),
+    [
+        pytest.param([1, 2, 3, 4, 5, 6], [7, 8], 2, ([1, 2, 3, 4, 5, 6], [7, 8]), id="fits"),
+        pytest.param([1, 2, 3, 4, 5, 6], [7, 8, 9], 2, ([1, 2, 3, 5, 6], [7, 8, 9]), id="cut in front of the tail"),
+        pytest.param([1, 2, 3, 4, 5, 6], [7, 8, 9], 0, ([1, 2, 3, 4, 5], [7, 8, 9]), id="no tail"),
+        pytest.param([1, 2, 3, 4, 5], [6] * 6, 2, ([1, 4, 5], [6] * 5), id="then the completion"),
+        pytest.param([1, 2, 3, 4, 5], [6] * 6, 3, ([3, 4, 5], [6] * 5), id="room for the tail alone"),
+    ],
+)
+def test_the_start_of_the_prompt_may_stay(prompt: list[int], completion: list[int], tail: int, expected: tuple) -> None:
+    assert truncate(prompt, completion, 8, 3, None, "start", tail) == expected
+
+
+def test_says_which_side_was_cut() -> None:
+    truncation = Truncation(Limits(max_length=4, max_prompt_length=2))
+    truncation.apply(Encoded([1, 2, 3], [4, 5]), "a.jsonl", RowNumber(3), "start")
+    assert "cut 1 prompts at their end (first: a.jsonl, row 3)" in str(truncation)
+    truncation.apply(Encoded([1, 2, 3], [4, 5]), "a.jsonl", 4)
+    assert "cut 2 prompts at their start or end (1) (first: a.jsonl, row 3)" in str(truncation)
 
 
 def test_every_length_leaves_a_prompt_and_a_completion() -> None:

@@ -10,8 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from halo_lightning.data import sources
-from halo_lightning.data.sources import Row, read_rows
+from halo_lightning.data.sources import Row, content, read_rows
 from halo_lightning.errors import ConfigError, DataError
 
 TWO = b'{"prompt": "a"}\n{"prompt": "\xc3\xa9"}\n'
@@ -68,8 +67,9 @@ def test_reads_as_a_stream(tmp_path: Path) -> None:
         pytest.param('{"a": 1}\n'.encode("utf-16"), 1, "not UTF-8", id="UTF-16"),
         pytest.param(b'{"a": 1}\n{"a": \n', 2, "not JSON", id="cut off"),
         pytest.param(b"prompt,completion,label\n", 1, "found prompt,completion,label", id="CSV"),
-        pytest.param(b'[{"a": 1}]\n', 1, "a list", id="list on a line"),
-        pytest.param(b'[\n{"a": 1}\n]\n', 1, "one JSON array", id="JSON array"),
+        pytest.param(b'{"a": 1}\n[{"a": 1}]\n', 2, "a list", id="list on a line"),
+        pytest.param(b'{"a": 1, "a": 1}\n', 1, "the key 'a' twice", id="key twice"),
+        pytest.param(b'{"a": 1}\n{"b": [{"a": 1, "a": 2}]}\n', 2, "the key 'a' twice", id="key twice, further in"),
         pytest.param(b'"text"\n', 1, "a string", id="string"),
         pytest.param(b"null\n", 1, "null", id="null"),
         pytest.param(b'{"a": 1} {"a": 2}\n', 1, "not JSON", id="two objects on a line"),
@@ -91,7 +91,7 @@ def test_a_whole_surrogate_pair_is_a_character(tmp_path: Path) -> None:
 
 
 def test_a_line_without_end_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MAX_LINE_BYTES", 2**20)
+    monkeypatch.setattr(content, "MAX_LINE_BYTES", 2**20)
     path = tmp_path / "rows.jsonl.gz"
     with gzip.open(path, "wb", compresslevel=1) as file:
         file.write(b'{"a": 1}\n"')
@@ -135,11 +135,9 @@ def test_a_missing_file_names_the_nearest_one(tmp_path: Path) -> None:
         next(read_rows(str(tmp_path / "nowhere" / "feedback.jsonl")))
 
 
-def test_a_folder_names_the_files_in_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"found a folder.*holds no \.jsonl"):
-        next(read_rows(str(tmp_path)))
-    (tmp_path / "feedback.jsonl.gz").touch()
-    with pytest.raises(DataError, match=r"it holds feedback\.jsonl\.gz"):
+def test_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "readme.txt").touch()
+    with pytest.raises(DataError, match=r"found a folder without data files, expected files that end in \.jsonl"):
         next(read_rows(str(tmp_path)))
 
 

@@ -1,0 +1,151 @@
+"""Readers of tables: Parquet, Arrow and Feather files, data sets that `datasets` saved, and data sets of the hub."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from halo_lightning.data.sources.bad_rows import BadRows
+from halo_lightning.data.sources.rows import Row, excerpt
+from halo_lightning.errors import ConfigError, DataError, RowNumber
+
+HUB = "hub:"
+"""The prefix of data sets of the Hugging Face hub."""
+
+_BATCH = 512
+
+
+def parquet_rows(path: Path, name: str, bad: BadRows) -> Iterator[Row]:
+    """The rows of a Parquet file."""
+
+    def batches() -> Iterator[Any]:
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(batch_size=_BATCH)
+
+    return _arrow_rows(batches, name, "Parquet", bad)
+
+
+def arrow_rows(path: Path, name: str, bad: BadRows) -> Iterator[Row]:
+    """The rows of an Arrow or Feather file, in Arrow's file format or its streaming format."""
+
+    def batches() -> Iterator[Any]:
+        import pyarrow as pa
+
+        with pa.memory_map(str(path)) as file:
+            is_file = file.read(6) == b"ARROW1"
+            file.seek(0)
+            if not is_file:
+                yield from pa.ipc.open_stream(file)
+                return
+            reader = pa.ipc.open_file(file)
+            yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
+
+    return _arrow_rows(batches, name, "Arrow", bad)
+
+
+def _arrow_rows(batches: Callable[[], Iterator[Any]], name: str, what: str, bad: BadRows) -> Iterator[Row]:
+    import pyarrow as pa
+
+    number = 0
+    try:
+        for batch in batches():
+            if len(set(batch.schema.names)) < len(batch.schema.names):
+                raise DataError(
+                    f"found the columns {', '.join(batch.schema.names)}, expected each name once", file=name
+                )
+            for start in range(0, batch.num_rows, _BATCH):
+                for values in _values(batch.slice(start, _BATCH), name, number, bad):
+                    number += 1
+                    if values is not None:
+                        yield Row(values, name, RowNumber(number), "table")
+    except DataError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # damaged names of columns are ValueErrors
+        raise DataError(
+            f"cannot be read as {what} after {number} rows ({excerpt(str(error), 200)}), expected a whole {what} file",
+            file=name,
+        ) from error
+
+
+def _values(batch: Any, name: str, before: int, bad: BadRows) -> Iterable[dict[str, Any] | None]:
+    """The rows of a batch; None for one that cannot be used."""
+    try:
+        batch.validate(full=True)  # a damaged file may point anywhere in memory, and be believed
+        return batch.to_pylist()
+    except (UnicodeDecodeError, ValueError, OverflowError):
+        return _values_one_by_one(batch, name, before, bad)
+
+
+def _values_one_by_one(batch: Any, name: str, before: int, bad: BadRows) -> Iterator[dict[str, Any] | None]:
+    for index in range(batch.num_rows):
+        row = batch.slice(index, 1)
+        try:
+            row.validate(full=True)
+            (values,) = row.to_pylist()
+        except (UnicodeDecodeError, ValueError, OverflowError) as error:
+            if "offset" in str(error).lower():  # the table itself is damaged, not a value in it
+                raise
+            found = f"found a value that cannot be read ({excerpt(str(error), 200)})"
+            bad.refuse(DataError(f"{found}, expected text in UTF-8", file=name, line=RowNumber(before + index + 1)))
+            values = None
+        yield values
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether a folder was written by `save_to_disk`."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def saved_rows(folder: Path, name: str, split: str | None) -> Iterator[Row]:
+    """The rows of a data set, or of one split of several, that `datasets` saved."""
+    import datasets
+
+    data = _load(name, lambda: datasets.load_from_disk(str(folder)))
+    return _dataset_rows(_one_split(data, name, split), name)
+
+
+def hub_rows(source: str, configuration: str | None, data_dir: str | None, split: str | None) -> Iterator[Row]:
+    """The rows of a data set of the hub, which `datasets` downloads once and keeps in its cache."""
+    import datasets
+
+    identifier = source.removeprefix(HUB)
+    # The whole of it, and then the split: so a mistyped split gets the list of those that there are.
+    data = _load(source, lambda: datasets.load_dataset(identifier, name=configuration, data_dir=data_dir))
+    return _dataset_rows(_one_split(data, source, split), source)
+
+
+def _load(name: str, load: Callable[[], Any]) -> Any:
+    from datasets.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    try:
+        return load()
+    except Exception as error:  # of the network, of files, of a dozen libraries: to the user all of them mean one thing
+        reason = excerpt(next(iter(str(error).strip().splitlines()), type(error).__name__), 300)
+        raise DataError(f"`datasets` could not load it ({reason}), expected a data set", file=name) from error
+
+
+def _one_split(data: Any, name: str, split: str | None) -> Any:
+    if not isinstance(data, dict):
+        if split is not None:
+            raise ConfigError(
+                f"{name}: found one data set without splits, expected none to be named (split is {split!r})"
+            )
+        return data
+    if split is None and len(data) == 1:
+        return next(iter(data.values()))
+    if split not in data:
+        found = "no split" if split is None else f"the split {split!r}"
+        raise ConfigError(f"{name}: found {found}, expected split to be one of {', '.join(data)}")
+    return data[split]
+
+
+def _dataset_rows(data: Any, name: str) -> Iterator[Row]:
+    numbers = itertools.count(1)
+    for batch in data.with_format(None).iter(batch_size=_BATCH):
+        for values in zip(*batch.values(), strict=True):
+            yield Row(dict(zip(batch, values, strict=True)), name, RowNumber(next(numbers)), "table")
