@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
-from dataclasses import asdict, dataclass
+import random
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from halo_lightning import PairedDataModule, SFTDataModule, UnaryDataModule
 from halo_lightning.initialize import train_tokenizer
-from halo_lightning.pretrained import load_tokenizer
+
+POOL = 512
+"""How many rows of the file the rows of a work are drawn from."""
 
 BETA, LEARNING_RATE, CLIP = 0.1, 1e-5, 1.0
 DATA_MODULES = {"dpo": PairedDataModule, "kto": UnaryDataModule, "sft": SFTDataModule}
@@ -49,7 +52,7 @@ class Work:
         shape: A name in `SHAPES`, or `hidden,layers,heads,feed_forward,vocabulary`.
         batch: Examples (pairs, for DPO) in a step.
         steps: Optimizer steps, the first of which is not timed.
-        max_length: Longest sequence; longer pairs are left out beforehand, so that nobody truncates.
+        max_length: Longest sequence; longer ones are cut beforehand, the same for everybody.
         dtype: Of the weights: `float32` or `bfloat16`.
         device: `cpu` or `cuda`.
         long_rows: Whether each row is made of many, and cut to `max_length`: half prompt, half completion.
@@ -118,37 +121,46 @@ def prepare(work: Work, data: Path, folder: Path) -> None:
 
 
 def write_rows(work: Work, lines: list[str], folder: Path) -> None:
-    """As many usable rows as the work needs, as text and as batches of tokens."""
-    tokenizer = load_tokenizer(str(folder / "model"))
+    """Writes as many rows as the work needs, drawn from the first `POOL` usable ones, as text and as tokens."""
     wanted = work.batch * work.steps // (2 if work.method == "kto" else 1)
-    chosen, start = long_rows(lines, wanted) if work.long_rows else [], 0
-    while len(chosen) < wanted and start < len(lines):
-        part = lines[start : start + 2 * wanted]
-        start += len(part)
-        for line in part:
-            row = json.loads(line)
-            fits = all(len(tokenizer(row[key])["input_ids"]) <= work.max_length - 4 for key in ("chosen", "rejected"))
-            if fits and usable(row) and len(chosen) < wanted:
-                chosen.append(line)
+    if work.long_rows:
+        chosen = long_rows(lines, wanted)
+    else:
+        pool = [line for line in lines if usable(json.loads(line))][:POOL]
+        (folder / "rows.jsonl").write_text("".join(pool))
+        chosen = [pool[number] for number in representable(work, folder)[:wanted]]
     (folder / "rows.jsonl").write_text("".join(chosen))
     module = work.data_module(folder)
     module.setup()
     dataset, sampler = module.train_dataset, module.train_sampler(module.train_dataset)
-    batches = []
-    for batch in sampler:
-        rows = []
-        for example in batch:
-            numbers = [2 * example, 2 * example + 1] if work.method == "dpo" else [example]
-            sequences = [dataset.tokens[dataset.offsets[n] : dataset.offsets[n + 1]].tolist() for n in numbers]
-            rows.append(
-                {
-                    "sequences": sequences,
-                    "prompt_lengths": [int(dataset.prompt_lengths[n]) for n in numbers],
-                    "label": None if dataset.desirable is None else bool(dataset.desirable[example]),
-                }
-            )
-        batches.append(rows)
+    batches = [[tokenised(work, dataset, example) for example in batch] for batch in sampler]
     (folder / "batches.json").write_text(json.dumps(batches))
+
+
+def representable(work: Work, folder: Path) -> list[int]:
+    """Pairs in random order, without those of which truncation leaves two prompts: TRL has one prompt for both."""
+    module = replace(work, method="dpo").data_module(folder)
+    module.setup()
+    pairs = [
+        tokenised(replace(work, method="dpo"), module.train_dataset, number)
+        for number in range(len(module.train_dataset))
+    ]
+    same = [
+        number
+        for number, pair in enumerate(pairs)
+        if len({tuple(ids[:n]) for ids, n in zip(pair["sequences"], pair["prompt_lengths"], strict=True)}) == 1
+    ]
+    return random.Random(1).sample(same, len(same))
+
+
+def tokenised(work: Work, dataset: Any, example: int) -> dict[str, Any]:
+    """An example's sequences of tokens, the lengths of their prompts, and its label."""
+    numbers = [2 * example, 2 * example + 1] if work.method == "dpo" else [example]
+    return {
+        "sequences": [dataset.tokens[dataset.offsets[n] : dataset.offsets[n + 1]].tolist() for n in numbers],
+        "prompt_lengths": [int(dataset.prompt_lengths[n]) for n in numbers],
+        "label": None if dataset.desirable is None else bool(dataset.desirable[example]),
+    }
 
 
 def long_rows(lines: list[str], wanted: int) -> list[str]:
