@@ -66,8 +66,7 @@ def compare(
         note = "kept"
         if cell is None:
             cell = run_cell(path, wanted, root)
-            with store.open("a") as file:
-                file.write(json.dumps(cell) + "\n")
+            keep(store, cell)
             note = f"{time.perf_counter() - began:.0f} s"
         cells.append(cell)
         print(f"[{number}/{len(todo)}] {cell['name']}, seed {seed}: {in_words(cell)} ({note})", flush=True)
@@ -134,6 +133,13 @@ def find(store: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
             if all(cell.get(key) == value for key, value in wanted.items()):
                 found = cell
     return found
+
+
+def keep(store: Path, cell: dict[str, Any]) -> None:
+    """Adds a finished cell, on a line of its own even where the line before was cut off."""
+    whole = not store.exists() or store.read_text().endswith("\n")
+    with store.open("a") as file:
+        file.write("\n" * (not whole) + json.dumps(cell) + "\n")
 
 
 def run_cell(path: Path | None, wanted: dict[str, Any], root: Path) -> dict[str, Any]:
