@@ -17,6 +17,8 @@ from halo_lightning.evaluation.judging import judge_models
 from halo_lightning.methods import CONFIGS
 
 BASE = "base"
+SEEDS = [1, 2, 3]
+PROMPTS = 200
 HELD_OUT = ("loss", "rewards/accuracies", "rewards/margins")
 """What is recorded of the held-out feedback, where a method has it: its own criterion is the loss."""
 
@@ -32,9 +34,9 @@ ONCE = (
 
 def compare(
     run_dir: str = "runs/methods",
-    configs: list[str] | None = None,
-    seeds: list[int] | None = None,
-    prompts: int = 200,
+    configs: list[str] | str | None = None,
+    seeds: list[int] | int | None = None,
+    prompts: int = PROMPTS,
     arguments: list[str] | None = None,
     out: str = "docs/methods.md",
 ) -> None:
@@ -47,13 +49,15 @@ def compare(
     Args:
         run_dir: The folder that everything else is written to.
         configs: The configurations; none are all `configs/tiny_*.yaml`. The SFT stage of one is compared as well.
-        seeds: Of data, training and sampling; none are 1, 2 and 3.
+        seeds: Of the choice of held-out feedback, of training and of sampling; none are 1, 2 and 3.
         prompts: Number of held-out prompts for each seed.
         arguments: Further arguments of every training, such as `--trainer.max_steps=100`.
         out: The Markdown page to write.
     """
-    paths = in_order([Path(name) for name in configs or []] or sorted(CONFIGS.glob("tiny_*.yaml")))
-    seeds, arguments, root = seeds or [1, 2, 3], arguments or [], Path(run_dir)
+    configs = [configs] if isinstance(configs, str) else configs or []
+    seeds = [seeds] if isinstance(seeds, int) else seeds or SEEDS
+    arguments, root = arguments or [], Path(run_dir)
+    paths = in_order([Path(name) for name in configs] or sorted(CONFIGS.glob("tiny_*.yaml")))
     root.mkdir(parents=True, exist_ok=True)
     store = root / "cells.jsonl"
     # Seed by seed, and base and SFT first: others start from their exports.
@@ -70,12 +74,21 @@ def compare(
             note = f"{time.perf_counter() - began:.0f} s"
         cells.append(cell)
         print(f"[{number}/{len(todo)}] {cell['name']}, seed {seed}: {in_words(cell)} ({note})", flush=True)
-    command = ["python", "cli.py", "compare"]
-    command += [f"--configs={json.dumps(configs)}"] * bool(configs) + [f"--seeds={seeds}"] * (seeds != [1, 2, 3])
-    command += [f"--prompts={prompts}"] * (prompts != 200) + [f"--arguments={json.dumps(arguments)}"] * bool(arguments)
     print_rows(cells)
-    write_page(cells, Path(out), command=shlex.join(command))
+    write_page(cells, Path(out), command=command_line(configs, seeds, prompts, arguments))
     print(f"\nThe page: {out}. Every number: {store}. What the models said: {root}/*/generations.jsonl")
+
+
+def command_line(configs: list[str], seeds: list[int], prompts: int, arguments: list[str]) -> str:
+    """The command that makes the same table: what is not the default is in it."""
+    options = {
+        "configs": configs,
+        "seeds": seeds if seeds != SEEDS else None,
+        "prompts": prompts if prompts != PROMPTS else None,
+        "arguments": arguments,
+    }
+    given = [f"--{name}={json.dumps(value)}" for name, value in options.items() if value]
+    return shlex.join(["python", "cli.py", "compare", *given])
 
 
 def in_order(paths: list[Path]) -> list[Path]:
