@@ -107,7 +107,7 @@ def test_the_page_has_means_over_the_seeds(tmp_path: Path) -> None:
     rates = "0.55 | 0.40 (0.25–0.75) | 0.70 (0.25–0.75) | 0.50 | 1.00 | 0.00 | 9.5"
     assert f"| tiny_kto | KTO | base | {rates} |" in page
     assert "| tiny_kto | KTO | base | 0.500 → 0.312 | – | – |" in page
-    assert "`the command`" in page
+    assert "```bash\nthe command\n```" in page
     assert "7 held-out prompts" in page
 
 

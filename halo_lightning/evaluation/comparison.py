@@ -105,6 +105,8 @@ def in_order(paths: list[Path]) -> list[Path]:
         (others if "arXiv" in module_class(settings).source else report).add(path)
     report, others = report - stages, others - stages
     ordered = sorted(stages) + sorted(report) + sorted(others)
+    if not ordered:
+        raise ConfigError(f"{CONFIGS}: there are no configurations; run this from a clone of the repository")
     names = [path.stem for path in ordered]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"configs: {', '.join(map(repr, repeated))}: each needs a name of its own")

@@ -97,8 +97,14 @@ def write_page(cells: Sequence[Cell], out: Path, *, command: str) -> None:
     text = f"""\
 # The methods on the embedded world
 
-Made by `{command}`; every line below is written by it. Each configuration (`configs/`) trains the embedded model on
-the embedded feedback, one training a seed; every number is the mean over the seeds unless it says its seed.
+Every line of this page is written by
+
+```bash
+{command}
+```
+
+Each configuration (`configs/`) trains the embedded model on the embedded feedback, one training a seed. Every number is
+the mean over the seeds, unless it says its seed.
 
 ## Win rates
 
