@@ -33,7 +33,12 @@ def mean_held_out(cells: list[Cell], name: str) -> str:
     if name not in cells[0]["held_out"]:
         return NONE
     first, last = (mean(cell["held_out"][name][end] for cell in cells) for end in (0, 1))
-    return f"{first:.3f} → {last:.3f}"
+    return f"{number(first)} → {number(last)}"
+
+
+def number(value: float) -> str:
+    """Three decimals, and none for a large number."""
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def head(cells: list[Cell]) -> list[str]:
@@ -76,13 +81,13 @@ def print_rows(cells: Sequence[Cell]) -> None:
     seeds = sorted({cell["seed"] for cell in cells})
     table = Table(title=f"means over seeds {', '.join(map(str, seeds))}; held-out feedback before → after training")
     columns = [*ROW, "win rate", *CRITERIA, "tokens", "loss", "accuracy"]
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < len(ROW) else "right", no_wrap=True)
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="left" if position < len(ROW) else "right", no_wrap=True)
     for group in by_name(cells).values():
         judged = [mean_judged(group, key) for key in ("rate", *CRITERIA)]
         own = [mean_held_out(group, name) for name in ("loss", "rewards/accuracies")]
         table.add_row(*head(group), *judged, mean_judged(group, "tokens", 1), *own)
-    Console(width=max(150, Console().width)).print(table)
+    Console(width=max(160, Console().width)).print(table)
 
 
 def write_page(cells: Sequence[Cell], out: Path, *, command: str) -> None:
