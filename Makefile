@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help venv demo test test-slow test-gpu format lint types unit bench pictures clean
+.PHONY: help venv demo test test-slow test-gpu format lint types unit bench methods pictures clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
@@ -60,6 +60,9 @@ pictures: $(STAMP) ## Make the README's pictures again.
 	$(BIN)/python cli.py fit --config configs/tiny_sft_kto.yaml
 	$(BIN)/python cli.py curves --runs runs/tiny_sft_kto --out docs/images/curves.png
 	$(BIN)/python cli.py values --out docs/images/values.png
+
+methods: $(STAMP) ## Train every method on three seeds, and make the table docs/methods.md again (half an hour).
+	$(BIN)/python cli.py compare
 
 clean: ## Remove the environment, caches and runs.
 	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis

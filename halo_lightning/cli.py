@@ -31,6 +31,10 @@ FUNCTIONS = {
     ),
     "values": ("halo_lightning.figures:draw_values", "draw the human value functions (figure 4)"),
     "methods": ("halo_lightning.methods:print_methods", "print the table of methods"),
+    "compare": (
+        "halo_lightning.evaluation.comparison:compare",
+        "train every method's tiny configuration and show who wins",
+    ),
     "curves": ("halo_lightning.figures:draw_run", "draw the curves of runs as a picture"),
 }
 

@@ -21,6 +21,7 @@ def demo(run_dir: str = "runs/demo", seed: int = 1, prompts: int = 200, config: 
         prompts: Number of held-out prompts.
         config: The configuration of the alignment, with an SFT stage before it.
     """
+    from halo_lightning.evaluation.judging import judge_models
     from halo_lightning.training_cli import HaloCLI
 
     if not Path(config).is_file():
@@ -37,7 +38,7 @@ def demo(run_dir: str = "runs/demo", seed: int = 1, prompts: int = 200, config: 
             f"--sft_stage.arguments={json.dumps(stage)}",
         ]
     )
-    rows = compare_stages(
+    rows = judge_models(
         {
             "base": "embedded:base",
             "SFT": str(root / "sft" / "export"),
@@ -54,68 +55,8 @@ def demo(run_dir: str = "runs/demo", seed: int = 1, prompts: int = 200, config: 
     print(f"The aligned model, for AutoModelForCausalLM.from_pretrained: {root / 'aligned' / 'export'}")
 
 
-def compare_stages(models: dict[str, str], *, prompts: int, seed: int, out: Path | None = None) -> list[dict[str, Any]]:
-    """Samples the same held-out prompts from several models and judges every completion by the embedded rules.
-
-    Args:
-        models: Path or id of each model, by the name that it gets in the table.
-        prompts: Number of held-out prompts.
-        seed: Of the choice of prompts and of the sampling.
-        out: A JSON-lines file for every completion with its verdict.
-
-    Returns:
-        For each model its win rate against the human-chosen completion, with the 75 % binomial interval, the rates
-        of the three criteria, and the mean length of a completion in tokens.
-    """
-    from halo_lightning.evaluation import generate, win_rate
-    from halo_lightning.pretrained import load_model, load_tokenizer
-    from halo_lightning.world import compare, held_out_prompts, judge
-
-    questions = held_out_prompts(prompts, seed=seed)
-    rows, lines = [], []
-    for name, path in models.items():
-        generations = generate(
-            load_model(path),
-            load_tokenizer(path),
-            [[{"role": "user", "content": question["prompt"]}] for question in questions],
-            seed=seed,
-            max_new_tokens=48,
-            batch_size=prompts,
-        )
-        outcomes: list[Any] = []
-        criteria = []
-        for question, generation in zip(questions, generations, strict=True):
-            better = compare(question["prompt"], generation.text, question["chosen"])
-            outcomes.append({"first": "win", "second": "loss", "tie": "tie"}[better])
-            criteria.append(judge(question["prompt"], generation.text))
-            lines.append(
-                {
-                    "model": name,
-                    "prompt": question["prompt"],
-                    "completion": generation.text,
-                    "chosen": question["chosen"],
-                    "outcome": outcomes[-1],
-                    **criteria[-1]._asdict(),
-                }
-            )
-        rows.append(
-            {
-                "model": name,
-                **win_rate(outcomes)._asdict(),
-                **{
-                    key: sum(getattr(c, key) for c in criteria) / len(criteria)
-                    for key in ("helpful", "harmless", "concise")
-                },
-                "tokens": sum(generation.tokens for generation in generations) / len(generations),
-            }
-        )
-    if out is not None:
-        out.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    return rows
-
-
 def print_table(rows: list[dict[str, Any]], prompts: int) -> None:
-    """Prints what `compare_stages` found."""
+    """Prints what `judge_models` found."""
     from rich.console import Console
     from rich.table import Table
 
