@@ -244,6 +244,10 @@ CONTENDERS: dict[str, Callable[[Work, Path], Measured]] = {
     "halo_lightning, padded rows": lambda work, folder: halo(work, folder, packing=False),
     "halo_lightning, prompts not shared": lambda work, folder: halo(work, folder, share_prompts=False),
     "halo_lightning, frozen reference": lambda work, folder: halo(work, folder, reference_mode="frozen"),
-    "halo_lightning, activation checkpointing": lambda work, folder: halo(work, folder, activation_checkpointing=True),
+    "halo_lightning, no checkpointing": lambda work, folder: halo(work, folder, activation_checkpointing="none"),
+    "halo_lightning, selective checkpointing": lambda work, folder: halo(
+        work, folder, activation_checkpointing="selective"
+    ),
+    "halo_lightning, full checkpointing": lambda work, folder: halo(work, folder, activation_checkpointing="full"),
     "halo_lightning, optimizer not fused": lambda work, folder: halo(work, folder, fused=None),
 }

@@ -25,10 +25,12 @@ from typing import Any
 
 from benchmarks.work import Work, prepare, real_tokens
 
-PEERS = ("TRL, defaults", "TRL, best settings", "straightforward PyTorch")
+PEERS = ("halo_lightning, full checkpointing", "TRL, defaults", "TRL, best settings", "straightforward PyTorch")
 OURS = "halo_lightning"
 ALONE = (
-    "halo_lightning, activation checkpointing",
+    "halo_lightning, no checkpointing",
+    "halo_lightning, selective checkpointing",
+    "halo_lightning, full checkpointing",
     "halo_lightning, padded rows",
     "halo_lightning, prompts not shared",
     "halo_lightning, frozen reference",

@@ -6,8 +6,12 @@ Names are loaded when they are used, so `import halo_lightning` costs next to no
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# Torch then asks Linux for large pages, which a CPU fills several times as fast; it looks when it first allocates.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __version__ = "0.1.0"
 

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from halo_lightning.attention import attend_within_segments
 from halo_lightning.data.batches import Sequences, pack
+from halo_lightning.errors import ConfigError
 from halo_lightning.logprobs import token_logps
 
 if TYPE_CHECKING:
@@ -110,6 +113,8 @@ class Head:
 
 
 def _hidden_states(model: PreTrainedModel, sequences: Sequences, packed: bool, of_predictors: bool = False) -> Tensor:
+    if torch.is_grad_enabled():
+        _decide_about_activations(model, sequences.real_tokens if not packed else len(sequences.input_ids))
     if not packed:
         ids, real, own = _padded(sequences)
         hidden: Tensor = body(model)(input_ids=ids, attention_mask=real, use_cache=False).last_hidden_state
@@ -191,12 +196,30 @@ def last_block(model: PreTrainedModel) -> nn.Module | None:
     return next((blocks[-1] for blocks in lists if len(blocks) == layers), None)
 
 
-def checkpoint_activations(model: PreTrainedModel) -> None:
-    """Lets each block but the last compute its activations again in the backward pass.
+Checkpointing = Literal["auto", "none", "selective", "full"]
+
+
+def checkpoint_activations(model: PreTrainedModel, what: Checkpointing) -> None:
+    """Lets each block but the last compute activations again in the backward pass.
 
     The last block's would be needed again at once, so that computing them a second time would save nothing.
+
+    Args:
+        model: A transformers model.
+        what: `full`, everything but the block's input; `selective`, everything that is cheap to compute: what matrix
+            products and attention give is kept; `auto`, as `full` for batches whose activations would otherwise take
+            more than half of the memory that weights, gradients and optimizer take, and `none` for smaller ones.
+
+    Raises:
+        ConfigError: The model cannot do this.
     """
-    options = {"use_reentrant": False}
+    if what == "none" or (what == "auto" and not model.supports_gradient_checkpointing):
+        return
+    if not model.supports_gradient_checkpointing:
+        raise ConfigError(f"{type(model).__name__} has no activation checkpointing: set activation_checkpointing: none")
+    options: dict[str, Any] = {"use_reentrant": False}
+    if what == "selective":
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_what_is_dear)
     if hasattr(model, "activation_checkpointing_enable"):  # the name since transformers 5.20
         model.activation_checkpointing_enable(options)
     else:
@@ -204,6 +227,39 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
     block: Any = last_block(model)
     if hasattr(block, "gradient_checkpointing"):
         block.gradient_checkpointing = False
+    if what == "auto":
+        model._halo_decides = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
+
+
+def _decide_about_activations(model: Any, tokens: int) -> None:
+    """Switches activation checkpointing on or off for a batch, where that was left to this function."""
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if several or not hasattr(model, "_halo_decides"):
+        return  # with several processes it stays on, because sharded ones have to do the same at the same time
+    config = model.config.get_text_config()
+    weights = list(model.parameters())
+    state = sum(weight.nbytes * (4 if weight.requires_grad else 1) for weight in weights)
+    wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    # What the backward pass of a block of Llama's kind keeps of each token; others keep about as much.
+    activations = tokens * config.num_hidden_layers * (12 * config.hidden_size + 4 * wide) * weights[0].element_size()
+    for module in model._halo_decides:
+        module.gradient_checkpointing = activations > max(state / 2, SMALL_BYTES)
+
+
+SMALL_BYTES = 256 * 2**20
+"""Activations that nobody minds."""
+
+
+def _keep_what_is_dear(_: Any, operation: Any, *arguments: Any, **__: Any) -> CheckpointPolicy:
+    """Whether the output of an operation is kept for the backward pass."""
+    name = operation.name()
+    if "attention" in name or "attn" in name:
+        return CheckpointPolicy.MUST_SAVE
+    if name in ("aten::mm", "aten::addmm"):
+        # Not of a product that makes its input narrower: that is a block's last, whose output nobody needs again.
+        inner, outer = arguments[-1].shape
+        return CheckpointPolicy.MUST_SAVE if outer >= inner else CheckpointPolicy.PREFER_RECOMPUTE
+    return CheckpointPolicy.PREFER_RECOMPUTE
 
 
 # --- making sure ---------------------------------------------------------------------------------------------------

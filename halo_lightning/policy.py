@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from halo_lightning.adapters import LoRA, add_adapter, has_adapter
 from halo_lightning.data.batches import Sequences
 from halo_lightning.errors import ConfigError
-from halo_lightning.forward import checkpoint_activations, pad_rows, target_logps
+from halo_lightning.forward import Checkpointing, checkpoint_activations, pad_rows, target_logps
 from halo_lightning.pretrained import DType, Task, load_model
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class PolicyAndReference(nn.Module):
         attention: str | None = None,
         packing: bool = True,
         lora: LoRA | None = None,
-        activation_checkpointing: bool = False,
+        activation_checkpointing: Checkpointing = "auto",
     ) -> PolicyAndReference:
         """Loads both from folders or hub ids.
 
@@ -92,7 +92,7 @@ class PolicyAndReference(nn.Module):
             attention: Their attention implementation; None is the model's default.
             packing: Whether sequences are computed without padding where the model can do that.
             lora: The adapter to train instead of the weights; None trains the weights.
-            activation_checkpointing: Whether the policy's activations are computed again in the backward pass.
+            activation_checkpointing: Which activations of the policy are computed again in the backward pass.
         """
 
         def load(path: str) -> PreTrainedModel:
@@ -102,8 +102,7 @@ class PolicyAndReference(nn.Module):
             return model
 
         model = load(policy)
-        if activation_checkpointing:
-            checkpoint_activations(model)
+        checkpoint_activations(model, activation_checkpointing)
         if lora is not None:
             model = add_adapter(model, lora, task)
         if not needs_reference or reference_mode == "adapter":

@@ -98,21 +98,61 @@ def test_equals_a_plain_forward_pass_of_each_sequence(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "pythia", "gemma2", "gpt2", "sliding", "bloom"])
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_equal_those_of_plain_forward_passes(name: str, checkpointing: bool) -> None:
+@pytest.mark.parametrize("checkpointing", ["none", "selective", "full"])
+def test_gradients_equal_those_of_plain_forward_passes(name: str, checkpointing: Any) -> None:
     model, sequences = built(name, torch.float64), shared()
     weights = torch.randn(sequences.completion_mask.shape, dtype=torch.float64)
     (one_by_one(model, sequences) * weights).sum().backward()
     expected = {key: parameter.grad for key, parameter in model.named_parameters()}
     model.zero_grad()
-    if checkpointing:
-        checkpoint_activations(model.train())
+    checkpoint_activations(model.train(), checkpointing)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         (sequences.table(target_logps(model, sequences)) * weights).sum().backward()
     for key, parameter in model.named_parameters():
         # Llama's norms compute in float32, whatever the weights are.
         torch.testing.assert_close(parameter.grad, expected[key], rtol=1e-5, atol=1e-5, msg=key)
+
+
+def kept_bytes(model: Any, sequences: Sequences) -> int:
+    """Bytes that the backward pass of a batch finds in memory, weights left out."""
+    kept: dict[int, int] = {}
+    weights = {parameter.data_ptr() for parameter in model.parameters()}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() not in weights:
+            kept[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        target_logps(model, sequences).sum()
+    return sum(kept.values())
+
+
+def test_what_checkpointing_keeps() -> None:
+    sequences = shared()
+    sizes = {}
+    for what in ("none", "full", "auto"):
+        model = tiny_llama(num_hidden_layers=6).train()
+        checkpoint_activations(model, what)
+        ways_of(model)
+        sizes[what] = kept_bytes(model, sequences)
+    assert sizes["full"] < 0.5 * sizes["none"]
+    assert sizes["auto"] == sizes["none"]  # a small batch
+
+
+def test_long_batches_are_checkpointed() -> None:
+    from halo_lightning.forward import _decide_about_activations
+
+    model = tiny_llama(num_hidden_layers=6).train()
+    checkpoint_activations(model, "auto")
+    state = 4 * sum(parameter.nbytes for parameter in model.parameters())
+    per_token = 4 * 6 * (12 * 32 + 4 * 64)
+    for tokens, expected in ((100, False), (10**6, True), (100, False)):
+        assert (tokens * per_token > max(state / 2, 256 * 2**20)) == expected
+        _decide_about_activations(model, tokens)
+        flags = [block.gradient_checkpointing for block in model.model.layers]
+        assert flags == [expected] * 5 + [False]  # never the last one
 
 
 @pytest.mark.parametrize("name", ["llama", "pythia"])
