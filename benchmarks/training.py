@@ -207,7 +207,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=kind, default=getattr(Work, name))
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
-    base = Work(**{name: getattr(options, name) for name in Work.__dataclass_fields__ if name != "method"})
+    base = Work(**{name: value for name, value in vars(options).items() if name in Work.__dataclass_fields__})
     for method in options.methods:
         work = replace(base, method=method)
         name = options.name or "_".join(map(str, (method, work.shape, work.device, *(["alone"] * options.alone))))

@@ -52,8 +52,7 @@ class PolicyAndReference(nn.Module):
     ) -> None:
         super().__init__()
         self.policy = policy
-        self.untrained = True
-        """Whether the policy's weights are certain to be those that it was loaded with."""
+        self._versions: list[int] | None = self._weight_versions()
         self._frozen: nn.Module | None = None
         self._load_reference: Callable[[], PreTrainedModel] | None = None
         if isinstance(reference, nn.Module):
@@ -113,6 +112,19 @@ class PolicyAndReference(nn.Module):
         if reference_mode == "frozen":
             pair.freeze(pair.loaded_reference())
         return pair
+
+    def _weight_versions(self) -> list[int]:
+        """What torch counts up whenever a tensor is written to."""
+        return [parameter._version for parameter in self.policy.parameters()]
+
+    @property
+    def untrained(self) -> bool:
+        """Whether the policy's weights are certain to be those that it was loaded with."""
+        return self._versions == self._weight_versions()
+
+    def training_begins(self) -> None:
+        """Notes that the policy's weights are not those that it was loaded with any more."""
+        self._versions = None
 
     @property
     def reference(self) -> PreTrainedModel | None:
@@ -175,5 +187,5 @@ def _forget_reference(module: nn.Module, state: dict[str, Any], prefix: str, met
 
 
 def _after_loading(module: Any, incompatible: Any) -> None:
-    module.untrained = False
+    module.training_begins()
     incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if "_frozen." not in name]

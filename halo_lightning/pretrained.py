@@ -72,8 +72,13 @@ def load_model(
     Raises:
         ConfigError: There is no model there, or it cannot be loaded.
     """
+    from transformers.utils import logging
+
     path = resolve_path(path_or_id)
     options = {"num_labels": 1} if task == "reward" else {}
+    verbosity = logging.get_verbosity()
+    if task == "reward":
+        logging.set_verbosity_error()  # that the new head is not in the file is no news
     try:
         model = model_class(task).from_pretrained(
             path,
@@ -85,6 +90,8 @@ def load_model(
         )
     except (OSError, ValueError) as error:
         raise ConfigError(f"the model {path_or_id!r} could not be loaded: {_first_line(error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
     switch_dropout_off(model)
     model.config.use_cache = False
     return model.train()

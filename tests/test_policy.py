@@ -98,6 +98,22 @@ def test_what_a_batch_brings_is_the_reference(folder: str, sequences: Sequences)
     assert pair.reference is None
 
 
+def test_whatever_writes_to_the_policy_is_noticed(folder: str) -> None:
+    """An untrained policy may stand in for its reference; one that is not certain to be untrained may not."""
+    other = tiny_llama(2).state_dict()
+    writes = (
+        lambda pair: pair.policy.load_state_dict(other),
+        lambda pair: pair.load_state_dict({f"policy.{name}": value for name, value in other.items()}),
+        moved,
+        lambda pair: pair.training_begins(),
+    )
+    for write in writes:
+        pair = PolicyAndReference.load(folder, reference_mode="cached")
+        assert pair.untrained
+        write(pair)
+        assert not pair.untrained
+
+
 def test_no_reference_is_said(sequences: Sequences) -> None:
     with pytest.raises(ConfigError, match="without a reference"):
         PolicyAndReference(tiny_llama()).reference_logps(sequences)

@@ -311,7 +311,7 @@ class HaloModule(L.LightningModule):
         The number of steps is not asked for earlier, in `configure_optimizers`: Lightning would build the data loader
         for it before a checkpoint is restored, and then not go on in the middle of an epoch.
         """
-        self.pair.untrained = False
+        self.pair.training_begins()
         self._logged_at = self.trainer.global_step
         for config in self.trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, LinearWarmup):
