@@ -8,10 +8,12 @@ from typing import Any, Literal
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.fabric.utilities.rank_zero import rank_zero_warn
+from numpy.typing import NDArray
 from torch import Tensor
 
 from halo_lightning.data.batches import Sequences, UnaryBatch, pack
 from halo_lightning.losses import kl_from_halves, kl_from_mismatched, kto_loss, suggested_kto_weights
+from halo_lightning.modules.base import is_distributed
 from halo_lightning.modules.unary import UnaryHalo
 
 
@@ -31,7 +33,7 @@ class KTO(UnaryHalo):
         value_function: Human value function h(z, z_ref), one of `halo_lightning.values` or any callable on two tensors;
             None is the logistic function of eq. 7.
         kl: How KL(π_θ‖π_ref) is estimated: `halves`, each half of the batch from the other half (the report);
-            `mismatched`, from prompts with completions of other prompts of the process's batch, computed in addition
+            `mismatched`, from prompts with completions of other prompts of the batch, computed in addition
             (arXiv 2402.01306), and for which no cache has the reference's log-probabilities, so that the reference is
             in memory beside the policy; or `none`, which takes it to be 0.
         kl_over: Whose examples it is estimated from: those of all `processes`, or of this `device` alone (the code
@@ -97,10 +99,17 @@ class KTO(UnaryHalo):
 
     def on_before_batch_transfer(self, batch: UnaryBatch, dataloader_idx: int) -> UnaryBatch:
         """Adds the mismatched sequences while the batch is still on the CPU."""
-        return batch._replace(mismatched=mismatched(batch.sequences)) if self.kl == "mismatched" else batch
+        return batch._replace(mismatched=self._mismatched(batch.sequences)) if self.kl == "mismatched" else batch
 
     def _mismatched(self, sequences: Sequences) -> Sequences:
-        moved: Sequences = move_data_to_device(mismatched(sequences), sequences.input_ids.device)
+        own = sequences.unpacked()
+        every = [own]
+        if self.kl_over == "processes" and is_distributed():
+            every = [[] for _ in range(torch.distributed.get_world_size())]
+            torch.distributed.all_gather_object(every, own)
+        first = sum(map(len, every[: self.global_rank])) if len(every) > 1 else 0
+        added = mismatched([row for rows in every for row in rows], range(first, first + len(own)))
+        moved: Sequences = move_data_to_device(added, sequences.input_ids.device)
         return moved
 
     def _of_everyone(self, values: Tensor) -> Tensor:
@@ -125,21 +134,18 @@ class KTO(UnaryHalo):
             )
 
 
-def mismatched(sequences: Sequences) -> Sequences:
-    """Each prompt with the completion of the next sequence (in turn) whose prompt is another one.
+def mismatched(rows: list[tuple[NDArray[Any], NDArray[Any]]], which: range) -> Sequences:
+    """Each prompt with the completion of the next row (in turn) whose prompt is another one.
 
-    Where all prompts of the batch are the same, it is the next sequence's completion.
+    Where all prompts are the same, it is the next row's completion.
 
     Args:
-        sequences: R of them.
-
-    Returns:
-        R others.
+        rows: Prompts and completions, those of all processes.
+        which: The rows whose prompts are wanted, those of this process.
     """
-    rows = sequences.unpacked()
     prompts = [prompt.tobytes() for prompt, _ in rows]
     partners = []
-    for row in range(len(rows)):
+    for row in which:
         following = [(row + step) % len(rows) for step in range(1, len(rows) + 1)]
         partners.append(next((other for other in following if prompts[other] != prompts[row]), following[0]))
-    return pack([prompt for prompt, _ in rows], [rows[partner][1] for partner in partners])
+    return pack([rows[row][0] for row in which], [rows[partner][1] for partner in partners])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from halo_lightning import losses, modules
-from halo_lightning.data.batches import PairedBatch, Sequences, SFTBatch, UnaryBatch, pack
+from halo_lightning.data.batches import PairedBatch, Sequences, SFTBatch, UnaryBatch
 from halo_lightning.modules import HaloModule
 from halo_lightning.modules.paired import PairedHalo
 from tests.conftest import make_sequences, one_by_one, tiny_llama
@@ -142,10 +142,14 @@ def test_mismatched_rows_join_prompts_with_completions_of_other_prompts() -> Non
     # Prompts AA, AA, B, CCC; completions 1, 22, 3, 44.
     a, b, c = 50, 51, 52
     prompts, completions = [[a, a], [a, a], [b], [c, c, c]], [[1], [2, 2], [3], [4, 4]]
-    joined = mismatched(pack(list(map(np.array, prompts)), list(map(np.array, completions))))
+    given = [(np.array(p), np.array(c)) for p, c in zip(prompts, completions, strict=True)]
+    joined = mismatched(given, range(4))
     rows = [(prompt.tolist(), completion.tolist()) for prompt, completion in joined.unpacked()]
     # The first prompt passes over the second one, which is the same.
     assert rows == [([a, a], [3]), ([a, a], [3]), ([b], [4, 4]), ([c, c, c], [1])]
+    # A process that has the last two has the same of these.
+    part = [(p.tolist(), c.tolist()) for p, c in mismatched(given, range(2, 4)).unpacked()]
+    assert part == rows[2:]
 
 
 @pytest.mark.parametrize("through", [False, True])
@@ -154,7 +158,7 @@ def test_kto_with_mismatched_kl(through: bool, policy: str, reference: str) -> N
 
     module = built(modules.KTO(reference, reference=policy, kl="mismatched", kl_gradient=through))
     _, values = module.loss_and_metrics(UNARY)
-    token_logps, token_reference = plain_logps(module, mismatched(SEQUENCES))
+    token_logps, token_reference = plain_logps(module, mismatched(SEQUENCES.unpacked(), range(4)))
     expected = (token_logps - token_reference).sum(-1).mean().clamp(min=0)
     assert expected > 0
     torch.testing.assert_close(values["kl"], expected.expand(4), rtol=1e-4, atol=1e-4)

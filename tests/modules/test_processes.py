@@ -34,6 +34,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, dic
 CASES = [
     "KTO",
     "KTO, gradient through the KL",
+    "KTO, mismatched KL",
     "DPO",
     "BCO",
     "OfflinePPO",
@@ -59,3 +60,8 @@ def test_same_metrics(case: str, results: dict) -> None:
     assert {"loss", "val/loss"} <= one.keys()
     for name, value in one.items():
         assert two[name] == pytest.approx(value, rel=1e-6, abs=1e-6), name
+
+
+def test_the_mismatched_kl_is_not_clamped(results: dict) -> None:
+    """Or its case would be equal for another reason."""
+    assert results[1]["KTO, mismatched KL"]["metrics"]["kl"] > 1

@@ -7,12 +7,14 @@ A script of its own, because every process of Lightning's `ddp` runs it:
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from halo_lightning import (
     BCO,
@@ -26,10 +28,16 @@ from halo_lightning import (
     SLiC,
     UnaryDataModule,
 )
+from halo_lightning.world import BASE_MODEL
+
+RANDOM = "random"
+"""Stands for the folder of a model with random weights."""
 
 CASES = {
     "KTO": (KTO, {"beta": 0.5}, UnaryDataModule),
     "KTO, gradient through the KL": (KTO, {"beta": 0.5, "kl_gradient": True}, UnaryDataModule),
+    # Against a reference that knows nothing the KL is above 0, and not clamped.
+    "KTO, mismatched KL": (KTO, {"beta": 0.01, "kl": "mismatched", "reference": RANDOM}, UnaryDataModule),
     "DPO": (DPO, {}, PairedDataModule),
     "BCO": (BCO, {"beta": 0.5}, UnaryDataModule),
     "OfflinePPO": (OfflinePPO, {}, UnaryDataModule),
@@ -42,8 +50,12 @@ CASES = {
 
 def main(data: str, out: str, devices: int) -> None:
     results = {}
+    torch.manual_seed(0)
+    random = f"{out}.{RANDOM}.{os.environ.get('LOCAL_RANK', 0)}"
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(BASE_MODEL)).save_pretrained(random)
     for name, (module_class, settings, data_class) in CASES.items():
         L.seed_everything(1)
+        settings = {key: random if value == RANDOM else value for key, value in settings.items()}
         module = module_class(
             "embedded:base",
             dtype="float64",
