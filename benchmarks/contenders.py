@@ -111,8 +111,7 @@ def trl(work: Work, folder: Path, *, best: bool) -> Measured:
     options: dict[str, Any] = {"gradient_checkpointing": False} if best else {}
     if best and work.method != "sft":
         options["precompute_ref_log_probs"] = True
-    if work.method != "sft":
-        options["beta"] = BETA
+    options |= {"completion_only_loss": True} if work.method == "sft" else {"beta": BETA}
     config = config_class(
         output_dir=str(folder / "trl"),
         per_device_train_batch_size=work.batch,
