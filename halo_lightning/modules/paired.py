@@ -60,7 +60,7 @@ class PairedHalo(HaloModule):
     def loss_and_metrics(self, batch: PairedBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """N pairs, N losses, and their mean."""
         policy_logps, reference_logps = self.logps(batch.sequences)
-        lengths = batch.sequences.completion_mask.sum(-1)
+        lengths = batch.sequences.lengths
         losses = batch.weight * self.losses(
             PairedLogps(*policy_logps.chunk(2), *reference_logps.chunk(2)), Lengths(*lengths.chunk(2))
         )
