@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# Processes that run tests; each uses one thread.
+WORKERS ?= 2
 
 .PHONY: help venv demo test test-slow test-gpu format lint types unit bench methods pictures clean
 .DEFAULT_GOAL := help
@@ -34,7 +36,7 @@ types: $(STAMP) ## Check the types.
 	$(BIN)/mypy
 
 unit: $(STAMP) ## Run the default tests alone.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(STAMP) ## Run the tests that take minutes.
 	$(BIN)/python -m pytest -m slow

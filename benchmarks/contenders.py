@@ -167,9 +167,9 @@ def kto_columns(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def sft_columns(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Demonstrations as TRL has them when they are tokenised."""
+    """Demonstrations as TRL has them when they are tokenised: the labels of prompts are not learnt."""
     return [
-        {"input_ids": ids, "completion_mask": [int(position >= n) for position in range(len(ids))]}
+        {"input_ids": ids, "labels": [-100] * n + ids[n:]}
         for (ids,), (n,) in ((row["sequences"], row["prompt_lengths"]) for row in batch)
     ]
 
