@@ -19,17 +19,17 @@ DType = Literal["auto", "float64", "float32", "bfloat16", "float16"]
 
 
 def resolve_path(path_or_id: str) -> str:
-    """The folder or hub id behind a name: `embedded:base` is the model that the package ships.
+    """The folder or hub id behind a name: `embedded:base` is a model that the package ships.
 
     Raises:
         ConfigError: The name looks like a local folder, and there is no model in it.
     """
     if path_or_id.startswith("embedded:"):
-        from halo_lightning.world import BASE_MODEL
+        from halo_lightning.world import MODELS
 
-        if path_or_id != EMBEDDED_BASE:
-            raise ConfigError(f"there is no embedded model {path_or_id!r}; the one that exists is {EMBEDDED_BASE!r}")
-        return str(BASE_MODEL)
+        if path_or_id not in MODELS:
+            raise ConfigError(f"there is no embedded model {path_or_id!r}; there is {', '.join(map(repr, MODELS))}")
+        return str(MODELS[path_or_id])
     folder = Path(path_or_id).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():

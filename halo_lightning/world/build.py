@@ -1,4 +1,4 @@
-"""Makes the embedded base model: `python -m halo_lightning.world.build`.
+"""Makes the embedded base models: `python -m halo_lightning.world.build`, with `--size` for the smaller ones.
 
 The model learns to continue a text of dialogues between a human and a flawed assistant, and nothing else. So
 it is what a base model is to alignment: it knows how to answer, does not always do so, may be rude, may ramble
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from halo_lightning.world import BASE_MODEL
+from halo_lightning.world import MODELS
 from halo_lightning.world.chance import chance, stream
 from halo_lightning.world.language import Flaws, complete, training_prompt
 from halo_lightning.world.tokenizer import CONTEXT, train_tokenizer
@@ -59,6 +59,13 @@ class Recipe:
     heads: int = 4
     feed_forward: int = 320
 
+
+SIZES = {
+    "small": Recipe(width=48, layers=3, heads=3, feed_forward=128),
+    "medium": Recipe(width=80, layers=4, heads=4, feed_forward=208),
+    "base": Recipe(),
+}
+"""The models that are shipped, from the smallest to the largest: they have read the same text equally long."""
 
 TEACHER = Flaws(evasive=0, wrong=0, rude=0, rambling=0)
 """Who answers in the first part of the pre-training text."""
@@ -217,13 +224,15 @@ def save(
 def model_card(recipe: Recipe, parameters: int, loss: float) -> str:
     """What stands in the model's README."""
     settings = "\n".join(f"| {key} | {value} |" for key, value in asdict(recipe).items())
+    size = next((name for name, shipped in SIZES.items() if shipped.width == recipe.width), "base")
+    arguments = f"--size {size} --seed {recipe.seed}"
     return f"""# The base model of the embedded world
 
 A Llama of {parameters:,} parameters, trained from random weights to continue a synthetic text of dialogues
-between a human and a flawed assistant. It is meant to be aligned: it knows how to answer most questions, but
+between a human and a flawed assistant. It is meant to be aligned: it knows how to answer many questions, but
 does not always do so, may be rude, may ramble on, and does not stop: it makes up the human's next turn.
 
-It was made by `python -m halo_lightning.world.build --seed {recipe.seed}`, from the text that
+It was made by `python -m halo_lightning.world.build {arguments}`, from the text that
 `halo_lightning.world.language` generates and from nothing else. Its loss on text that it had not seen yet was
 {loss:.3f} at the end. The same command on the same machine makes the same weights; another kind of processor
 or another number of threads may change them slightly. They are stored as float16 and load as float32.
@@ -260,13 +269,15 @@ def build(recipe: Recipe, out: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m halo_lightning.world.build", description=main.__doc__)
-    parser.description = "Make the embedded base model: train tokenizer and model and write them."
-    parser.add_argument("--out", type=Path, default=BASE_MODEL, help="folder to write (default: %(default)s)")
+    parser.description = "Make an embedded base model: train tokenizer and model and write them."
+    parser.add_argument("--size", choices=list(SIZES), default="base", help="default: %(default)s")
+    parser.add_argument("--out", type=Path, help="folder to write (default: the one of the model that is shipped)")
     defaults: dict[str, Any] = asdict(Recipe())
     for name in ("seed", "steps"):
         parser.add_argument(f"--{name}", type=int, default=defaults[name], help="default: %(default)s")
     parsed = parser.parse_args(arguments)
-    build(Recipe(seed=parsed.seed, steps=parsed.steps), parsed.out)
+    recipe = replace(SIZES[parsed.size], seed=parsed.seed, steps=parsed.steps)
+    build(recipe, parsed.out or MODELS[f"embedded:{parsed.size}"])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The base model that is shipped, its tokenizer, and the command that makes them."""
+"""The base models that are shipped, their tokenizer, and the command that makes them."""
 
 import json
 from dataclasses import replace
@@ -9,8 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from halo_lightning.world import BASE_MODEL, held_out_prompts, judge, rows
-from halo_lightning.world.build import SPEAKER, Recipe, build, dialogue
+from halo_lightning.pretrained import load_model, resolve_path
+from halo_lightning.world import BASE_MODEL, MODELS, held_out_prompts, judge, rows
+from halo_lightning.world.build import SIZES, SPEAKER, Recipe, build, dialogue
 from halo_lightning.world.language import is_held_out
 
 
@@ -39,6 +40,19 @@ def said(tokenizer) -> list[tuple[str, str, int]]:
 def test_it_is_small() -> None:
     assert sum(file.stat().st_size for file in BASE_MODEL.iterdir()) < 2_500_000
     assert {file.suffix for file in BASE_MODEL.iterdir()} <= {".safetensors", ".json", ".jinja", ".md"}
+
+
+def test_smaller_ones_differ_in_size_alone() -> None:
+    parameters = []
+    for name, folder in MODELS.items():
+        assert resolve_path(name) == str(folder)
+        parameters.append(load_model(name).num_parameters())
+        assert (folder / "tokenizer.json").read_bytes() == (BASE_MODEL / "tokenizer.json").read_bytes()
+        assert f"A Llama of {parameters[-1]:,} parameters" in (folder / "README.md").read_text()
+    assert parameters[0] * 2 < parameters[1] < parameters[2] / 2
+    assert sum(file.stat().st_size for size in ("small", "medium") for file in MODELS[f"embedded:{size}"].iterdir()) < (
+        1_500_000
+    )
 
 
 def test_it_loads_as_a_float32_llama(tokenizer) -> None:
@@ -111,16 +125,18 @@ def test_pretraining_text_has_no_held_out_prompt() -> None:
     assert mean(len(dialogue(Recipe(), SPEAKER, number)) / 2 for number in range(300)) > 4, "it goes on"
 
 
-def test_build_is_deterministic_and_matches_what_is_shipped(tmp_path: Path) -> None:
-    recipe = replace(Recipe(), steps=5)
+@pytest.mark.parametrize("size", list(SIZES))
+def test_build_is_deterministic_and_matches_what_is_shipped(size: str, tmp_path: Path) -> None:
+    recipe, shipped_in = replace(SIZES[size], steps=5), MODELS[f"embedded:{size}"]
     for name in ("one", "two"):
         build(recipe, tmp_path / name)
     files = sorted(file.name for file in (tmp_path / "one").iterdir())
-    assert files == sorted(file.name for file in BASE_MODEL.iterdir())
+    assert files == sorted(file.name for file in shipped_in.iterdir())
     for file in files:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
+    assert f"build --size {size} --seed 0`" in (tmp_path / "one" / "README.md").read_text()
     for file in ("tokenizer.json", "config.json", "chat_template.jinja"):
-        made, shipped = (tmp_path / "one" / file).read_text(), (BASE_MODEL / file).read_text()
+        made, shipped = (tmp_path / "one" / file).read_text(), (shipped_in / file).read_text()
         if file.endswith(".json"):
             made, shipped = ({**json.loads(text), "transformers_version": ""} for text in (made, shipped))
         assert made == shipped, f"{file}: the world has changed since the base model was built"
