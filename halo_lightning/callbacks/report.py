@@ -31,19 +31,15 @@ class RunReport(L.Callback):
             return
         self._printed_at = trainer.global_step
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        batch = getattr(data, "batch_size", None)
+        division = getattr(data, "division", None)
         parameters = sum(parameter.numel() for parameter in pl_module.parameters() if parameter.requires_grad)
         print(f"{type(pl_module).__name__} on {pl_module.policy_path} ({parameters:,} trainable parameters)")
         if hasattr(data, "summary"):
             print(f"  {data.summary}".replace("\n", "\n  "))
         if pl_module.reference_note:
             print(f"  {pl_module.reference_note}")
-        if batch:
-            accumulate, devices = trainer.accumulate_grad_batches, trainer.world_size
-            print(
-                f"  {trainer.estimated_stepping_batches:,} steps of {batch * accumulate * devices} examples"
-                f" ({batch} × {accumulate} accumulated × {devices} devices), {trainer.precision}"
-            )
+        if division is not None:
+            print(f"  {trainer.estimated_stepping_batches:,} steps of {division}, {trainer.precision}")
         if trainer.log_dir:
             print(f"  curves: tensorboard --logdir {trainer.log_dir}", flush=True)
 

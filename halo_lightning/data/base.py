@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -11,9 +12,11 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import distributed
 from torch.utils.data import DataLoader
 
 from halo_lightning.data.batching import TokenizedDataset
+from halo_lightning.data.division import Division, divide
 from halo_lightning.data.feedback import Feedback
 from halo_lightning.data.loading import ResumableDataLoader
 from halo_lightning.data.preparation import Prepared, held_out_by_prompt, prepare
@@ -44,8 +47,10 @@ class FeedbackDataModule(L.LightningDataModule):
             ones is decided by a hash of the prompt and the seed, so no prompt is on both sides. 0 holds out nothing.
         tokenizer: The folder or hub id of a tokenizer, or `embedded:base`; None takes that of the policy. In Python
             it may be a tokenizer object.
-        batch_size: Examples (pairs, for paired feedback) in the micro-batch of one process. An optimizer step is on
-            batch_size × devices × accumulate_grad_batches examples.
+        batch_size: Examples (pairs, for paired feedback) in an optimizer step, however many devices there are: the
+            effective batch size. It is divided among them, and among micro-batches whose gradients are accumulated.
+        micro_batch_size: Most examples that one device computes at one time; fewer take less memory and more time.
+            None divides the batch among the devices alone.
         max_length: Most tokens of prompt and completion together, the end-of-sequence token included.
         max_prompt_length: Where the whole is too long, the prompt is cut from its start, to no fewer tokens than
             this; then the completion is cut at its end.
@@ -75,6 +80,7 @@ class FeedbackDataModule(L.LightningDataModule):
         validation_fraction: float = 0.1,
         tokenizer: str | None = None,
         batch_size: int = 32,
+        micro_batch_size: int | None = None,
         max_length: int = 1024,
         max_prompt_length: int = 512,
         too_long: TooLong = "truncate",
@@ -87,14 +93,20 @@ class FeedbackDataModule(L.LightningDataModule):
         super().__init__()
         self.train_sources = _sources("train", train)
         self.validation_sources = [] if validation is None else _sources("validation", validation)
-        for name, value, low in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("seed", seed, 0)):
-            if value < low:
+        for name, value, low in (
+            ("batch_size", batch_size, 1),
+            ("micro_batch_size", micro_batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("seed", seed, 0),
+        ):
+            if value is not None and value < low:
                 raise ConfigError(f"{name} is {value}: expected {low} or more")
         if not 0 <= validation_fraction < 1:
             raise ConfigError(f"validation_fraction is {validation_fraction}: expected a number from 0 up to below 1")
         self.limits = Limits(max_length, max_prompt_length, too_long)
         self.validation_fraction = validation_fraction
-        self.batch_size = batch_size
+        self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
+        self._division: Division | None = None
         self.share_prompts = share_prompts
         self.num_workers = num_workers
         self.seed = seed
@@ -125,7 +137,8 @@ class FeedbackDataModule(L.LightningDataModule):
     # --- preparing -------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads and tokenises everything, the first time that it is called."""
+        """Divides the batch among the devices; reads and tokenises everything, the first time that it is called."""
+        self._division = self._divided()
         if self._summary is not None:
             return
         tokenizer = self._load_tokenizer()
@@ -154,6 +167,31 @@ class FeedbackDataModule(L.LightningDataModule):
             )
         train.share_prompts = validation.share_prompts = self.share_prompts
         self._train, self._validation, self._summary = train, validation, summary
+
+    needs_even_batches: bool = False
+    """Whether each micro-batch has equal halves."""
+
+    @property
+    def division(self) -> Division:
+        """How the batch is divided among processes and micro-batches."""
+        if self._division is None:
+            self._division = self._divided()
+        return self._division
+
+    def _divided(self) -> Division:
+        """The division of the batch among the processes that there are, of which the Trainer is told its part."""
+        divided = partial(divide, self.batch_size, largest=self.micro_batch_size, even=self.needs_even_batches)
+        trainer = self.trainer
+        if trainer is None:
+            running = distributed.is_available() and distributed.is_initialized()
+            return divided(distributed.get_world_size() if running else 1)
+        # What the user asked the Trainer for, and not what an earlier data module told it.
+        asked = trainer.accumulate_grad_batches
+        if asked not in (1, getattr(trainer, "_halo_accumulates", 1)):
+            return divided(trainer.world_size, accumulate=asked)
+        division = divided(trainer.world_size)
+        trainer.accumulate_grad_batches = trainer._halo_accumulates = division.accumulate  # type: ignore[attr-defined]
+        return division
 
     def _bad_rows(self) -> BadRows:
         folder = "." if self.trainer is None else self.trainer.default_root_dir
@@ -212,8 +250,9 @@ class FeedbackDataModule(L.LightningDataModule):
     # --- handing out -----------------------------------------------------------------------------------------------
 
     def train_sampler(self, dataset: TokenizedDataset) -> BatchSampler:
-        """Which examples make up which batch in training."""
-        return EpochBatchSampler(len(dataset), self.batch_size, seed=self.seed)
+        """Which examples make up which micro-batch in training."""
+        size, accumulate, _ = self.division
+        return EpochBatchSampler(len(dataset), size, accumulate=accumulate, seed=self.seed)
 
     def train_dataloader(self) -> DataLoader:
         """Batches to train on, in the order of (seed, epoch); resumable in the middle of an epoch."""
@@ -229,7 +268,7 @@ class FeedbackDataModule(L.LightningDataModule):
         if not len(dataset):
             return []
         order = np.arange(len(dataset)) if dataset.desirable is None else interleaved(dataset.desirable)
-        sampler = FixedEpochSampler(EpochBatchSampler(len(dataset), self.batch_size, order=order))
+        sampler = FixedEpochSampler(EpochBatchSampler(len(dataset), self.division.micro_batch, order=order))
         return DataLoader(dataset, sampler=sampler, **self._loader_options())
 
     def test_dataloader(self) -> DataLoader | list[DataLoader]:

@@ -53,6 +53,7 @@ class UnaryDataModule(FeedbackDataModule):
         validation_fraction: float = 0.1,
         tokenizer: str | None = None,
         batch_size: int = 32,
+        micro_batch_size: int | None = None,
         max_length: int = 1024,
         max_prompt_length: int = 512,
         too_long: TooLong = "truncate",
@@ -69,6 +70,7 @@ class UnaryDataModule(FeedbackDataModule):
             validation_fraction=validation_fraction,
             tokenizer=tokenizer,
             batch_size=batch_size,
+            micro_batch_size=micro_batch_size,
             max_length=max_length,
             max_prompt_length=max_prompt_length,
             too_long=too_long,
@@ -83,10 +85,14 @@ class UnaryDataModule(FeedbackDataModule):
         if balance != "none":
             check_even(batch_size)
         self.balance = balance
+        self.needs_even_batches = balance != "none"
 
     def train_sampler(self, dataset: TokenizedDataset) -> BatchSampler:
-        """Which examples make up which batch in training: as many desirable as undesirable ones in each."""
+        """Which examples make up which micro-batch in training: as many desirable as undesirable ones in each."""
         if self.balance == "none":
             return super().train_sampler(dataset)
         assert dataset.desirable is not None
-        return BalancedBatchSampler(dataset.desirable, self.batch_size, balance=self.balance, seed=self.seed)
+        size, accumulate, _ = self.division
+        return BalancedBatchSampler(
+            dataset.desirable, size, accumulate=accumulate, balance=self.balance, seed=self.seed
+        )

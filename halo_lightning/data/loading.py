@@ -55,15 +55,17 @@ class ResumableDataLoader(DataLoader):
     def state_dict(self) -> dict[str, Any]:
         """Epoch and batches handed out in it, as primitives."""
         epoch, batches = self._resume or self._handed_out
-        return {"epoch": epoch, "batches": batches, "of": len(self), **self.batches.fingerprint()}
+        counts = {"epoch": epoch, "batches": batches, "of": len(self), "accumulate": self.batches.accumulate}
+        return {**counts, **self.batches.fingerprint()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues after the batches that a state counts.
+        """Continues after the batches that a state counts, also where a global batch is divided otherwise now.
 
         Raises:
             ConfigError: The state is of the middle of an epoch of other data, or with other settings.
         """
         state = dict(state)
+        accumulate = int(state.pop("accumulate", self.batches.accumulate))
         epoch, batches, of = (int(state.pop(key)) for key in ("epoch", "batches", "of"))
         if batches >= of:
             epoch, batches = epoch + 1, 0
@@ -74,7 +76,28 @@ class ResumableDataLoader(DataLoader):
             raise ConfigError(
                 f"the checkpoint was made in the middle of an epoch ({batches} of {of} batches), and cannot be"
                 f" continued with other data or batches: {differences}. Use the same, or a checkpoint from the end of"
-                " an epoch (the global batch is batch_size × devices)"
+                " an epoch"
             )
+        batches = rescaled(batches, accumulate, self.batches.accumulate)
         self._resume = (epoch, batches)
         self.batches.set_epoch(epoch)
+
+
+def rescaled(micro_batches: int, accumulated: int, accumulate: int) -> int:
+    """A number of micro-batches as it is where an optimizer step has another number of them.
+
+    Args:
+        micro_batches: How many were done.
+        accumulated: How many made an optimizer step then.
+        accumulate: How many make one now.
+
+    Raises:
+        ConfigError: They end in the middle of a step.
+    """
+    steps, left = divmod(micro_batches, accumulated)
+    if left and accumulate != accumulated:
+        raise ConfigError(
+            f"the checkpoint was made after {left} of {accumulated} accumulated micro-batches, and cannot be continued"
+            f" with {accumulate}: use as many devices and the micro_batch_size that it was made with"
+        )
+    return steps * accumulate + left

@@ -1,10 +1,11 @@
 """Sampling: which examples make up which batch, on which process, in which epoch.
 
-A sampler yields whole batches, as lists of example numbers. What it yields depends on (seed, epoch) and on the size
-of the *global* batch (batch size × processes) only: with W processes of batch size b, global batch k holds the same
-examples as with one process of batch size W·b, and process r holds the r-th part of it, as micro-batch r of W
-accumulated ones would. Every process gets the same number of batches of the same sizes, and the last global batch is
-divided evenly. Where it does not divide, a few more examples (fewer than there are processes) fill it up.
+A sampler yields micro-batches, as lists of example numbers. What is in an optimizer step depends on (seed, epoch) and
+on the size of the *global* batch (micro-batch × processes × accumulated ones) only: it is cut into as many parts as
+there are micro-batches in it, process after process in the first of the accumulated ones, then in the second one. So
+W processes with micro-batches of b are the same as one process with W accumulated ones of b, or with one of W·b. Every
+process gets the same number of micro-batches of the same sizes, and the last global batch of an epoch is divided
+evenly, too. Where it does not divide, a few more examples (fewer than there are parts) fill it up.
 
 The samplers are `DistributedSampler`s, so Lightning leaves them in place where several processes run, and tells them
 the epoch. They are used as `DataLoader(dataset, sampler=sampler, batch_size=None)`.
@@ -29,22 +30,28 @@ Indices = NDArray[np.int64]
 
 
 class BatchSampler(DistributedSampler[list[int]]):
-    """Batches of example numbers for one process.
+    """Micro-batches of example numbers for one process.
 
     Args:
-        batch_size: Examples in a batch of one process.
+        batch_size: Examples in a micro-batch of one process.
+        accumulate: Micro-batches of a process in a global batch, that is, in an optimizer step.
         seed: Of the order.
         world_size: How many processes there are; None asks torch.distributed.
         rank: Which one this is; None asks torch.distributed.
     """
 
     def __init__(
-        self, batch_size: int, *, seed: int = 1, world_size: int | None = None, rank: int | None = None
+        self,
+        batch_size: int,
+        *,
+        accumulate: int = 1,
+        seed: int = 1,
+        world_size: int | None = None,
+        rank: int | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}: expected at least 1")
-        if seed < 0:
-            raise ConfigError(f"seed is {seed}: expected 0 or more")
+        for name, value, low in (("batch_size", batch_size, 1), ("accumulate", accumulate, 1), ("seed", seed, 0)):
+            if value < low:
+                raise ConfigError(f"{name} is {value}: expected {low} or more")
         running = distributed.is_available() and distributed.is_initialized()
         # DistributedSampler's own constructor wants a data set; these are the attributes that others read.
         self.num_replicas = world_size if world_size is not None else distributed.get_world_size() if running else 1
@@ -52,15 +59,21 @@ class BatchSampler(DistributedSampler[list[int]]):
         self.seed = seed
         self.epoch = 0
         self.batch_size = batch_size
+        self.accumulate = accumulate
         self._start = 0
 
     @property
     def global_batch_size(self) -> int:
-        """Examples in a batch of all processes together."""
-        return self.batch_size * self.num_replicas
+        """Examples in an optimizer step, of all processes together."""
+        return self.batch_size * self.parts
+
+    @property
+    def parts(self) -> int:
+        """Micro-batches in an optimizer step, of all processes together."""
+        return self.num_replicas * self.accumulate
 
     def start_at(self, batch: int) -> None:
-        """Lets iterations begin with this batch of the epoch, until told otherwise."""
+        """Lets iterations begin with this micro-batch of the epoch, until told otherwise."""
         self._start = batch
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -68,11 +81,11 @@ class BatchSampler(DistributedSampler[list[int]]):
 
     @abstractmethod
     def __len__(self) -> int:
-        """The number of batches in an epoch, the same on every process."""
+        """The number of micro-batches in an epoch, the same on every process."""
 
     @abstractmethod
     def _batches(self, epoch: int, start: int) -> Iterator[list[int]]:
-        """The batches of an epoch from number `start` on."""
+        """The micro-batches of an epoch from number `start` on."""
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
@@ -81,22 +94,25 @@ class BatchSampler(DistributedSampler[list[int]]):
     def _share(self, length: int, global_size: int, batch: int) -> tuple[int, int]:
         """Where this process's part of a global batch starts and ends, among `length` ordered examples.
 
-        The end may lie beyond `length`, in the last batch, by less than the number of processes.
+        The end may lie beyond `length`, in the last global batch, by less than the number of parts.
         """
-        start = batch * global_size
+        step, micro_batch = divmod(batch, self.accumulate)
+        start = step * global_size
         remaining = min(global_size, length - start)
-        size = -(-remaining // self.num_replicas)
-        return start + self.rank * size, start + (self.rank + 1) * size
+        size = -(-remaining // self.parts)
+        part = micro_batch * self.num_replicas + self.rank
+        return start + part * size, start + (part + 1) * size
 
 
 class EpochBatchSampler(BatchSampler):
     """Every example once an epoch, shuffled anew in every epoch.
 
-    Where the last global batch does not divide by the number of processes, the first examples of the epoch fill it.
+    Where the last global batch does not divide by the number of its parts, the first examples of the epoch fill it.
 
     Args:
         examples: How many examples there are.
-        batch_size: Examples in a batch of one process.
+        batch_size: Examples in a micro-batch of one process.
+        accumulate: Micro-batches of a process in a global batch.
         seed: Of the order.
         order: A fixed order of the examples, instead of a shuffled one.
         world_size: How many processes there are; None asks torch.distributed.
@@ -108,17 +124,18 @@ class EpochBatchSampler(BatchSampler):
         examples: int,
         batch_size: int,
         *,
+        accumulate: int = 1,
         seed: int = 1,
         order: Indices | None = None,
         world_size: int | None = None,
         rank: int | None = None,
     ) -> None:
-        super().__init__(batch_size, seed=seed, world_size=world_size, rank=rank)
+        super().__init__(batch_size, accumulate=accumulate, seed=seed, world_size=world_size, rank=rank)
         self.examples = examples
         self.order = order
 
     def __len__(self) -> int:
-        return -(-self.examples // self.global_batch_size)
+        return -(-self.examples // self.global_batch_size) * self.accumulate
 
     def fingerprint(self) -> dict[str, Any]:
         """Number of examples, size of the global batch, seed."""
@@ -145,7 +162,8 @@ class BalancedBatchSampler(BatchSampler):
 
     Args:
         desirable: bool `[examples]`.
-        batch_size: Examples in a batch of one process; an even number.
+        batch_size: Examples in a micro-batch of one process; an even number.
+        accumulate: Micro-batches of a process in a global batch.
         balance: `oversample` or `undersample`.
         seed: Of the order.
         world_size: How many processes there are; None asks torch.distributed.
@@ -161,12 +179,13 @@ class BalancedBatchSampler(BatchSampler):
         desirable: NDArray[np.bool_],
         batch_size: int,
         *,
+        accumulate: int = 1,
         balance: Literal["oversample", "undersample"] = "oversample",
         seed: int = 1,
         world_size: int | None = None,
         rank: int | None = None,
     ) -> None:
-        super().__init__(batch_size, seed=seed, world_size=world_size, rank=rank)
+        super().__init__(batch_size, accumulate=accumulate, seed=seed, world_size=world_size, rank=rank)
         check_even(batch_size)
         self.classes = [np.flatnonzero(desirable), np.flatnonzero(~desirable)]
         self.balance = balance
@@ -180,7 +199,7 @@ class BalancedBatchSampler(BatchSampler):
         self.each = max(counts) if balance == "oversample" else min(counts)
 
     def __len__(self) -> int:
-        return -(-self.each // (self.global_batch_size // 2))
+        return -(-self.each // (self.global_batch_size // 2)) * self.accumulate
 
     def fingerprint(self) -> dict[str, Any]:
         """Sizes of the classes and of the global batch, balance, seed."""
@@ -194,10 +213,8 @@ class BalancedBatchSampler(BatchSampler):
 
     def _batches(self, epoch: int, start: int) -> Iterator[list[int]]:
         half = self.global_batch_size // 2
-        # A few more than `each`, for a last batch that does not divide by the number of processes.
-        desirable, undesirable = (
-            self._part(which, epoch * self.each, self.each + self.num_replicas - 1) for which in (0, 1)
-        )
+        # A few more than `each`, for a last global batch that does not divide by the number of its parts.
+        desirable, undesirable = (self._part(which, epoch * self.each, self.each + self.parts - 1) for which in (0, 1))
         for batch in range(start, len(self)):
             first, end = self._share(self.each, half, batch)
             yield np.stack([desirable[first:end], undesirable[first:end]], axis=1).reshape(-1).tolist()

@@ -14,6 +14,7 @@ from torch import Tensor
 from halo_lightning.data.batches import Sequences, UnaryBatch, pack
 from halo_lightning.losses import kl_from_halves, kl_from_mismatched, kto_loss, suggested_kto_weights
 from halo_lightning.modules.base import is_distributed
+from halo_lightning.modules.scope import Scope, check_scope, group_size
 from halo_lightning.modules.unary import UnaryHalo
 
 
@@ -22,7 +23,8 @@ class KTO(UnaryHalo):
 
     The KL term of a desirable example is estimated from the undesirable half of the batch and vice versa (section 5),
     over the micro-batches of all processes together. With gradient accumulation it is estimated in each micro-batch,
-    so k accumulated micro-batches are not quite the same as one batch of k times the size.
+    so k accumulated micro-batches are not quite the same as one batch of k times the size; with a number for `kl_over`
+    they are.
 
     Args:
         policy: The model to align: a Hugging Face folder, a hub id, or `embedded:base`.
@@ -36,8 +38,9 @@ class KTO(UnaryHalo):
             `mismatched`, from prompts with completions of other prompts of the batch, computed in addition
             (arXiv 2402.01306), and for which no cache has the reference's log-probabilities, so that the reference is
             in memory beside the policy; or `none`, which takes it to be 0.
-        kl_over: Whose examples it is estimated from: those of all `processes`, or of this `device` alone (the code
-            released with the report).
+        kl_over: Whose examples it is estimated from: those of all `processes`, or of this `device` alone, micro-batch
+            by micro-batch (the code released with the report, whose devices had 4 examples); or a number: so many
+            consecutive examples, which are the same on any number of devices.
         kl_gradient: Whether the gradient passes through the estimate (it does in the code released with the report).
         base: Arguments of `HaloModule`.
     """
@@ -53,7 +56,7 @@ class KTO(UnaryHalo):
         undesirable_weight: float = 1.0,
         value_function: Callable | None = None,
         kl: Literal["halves", "mismatched", "none"] = "halves",
-        kl_over: Literal["processes", "device"] = "processes",
+        kl_over: Scope = "processes",
         kl_gradient: bool = False,
         **base: Any,
     ) -> None:
@@ -85,17 +88,24 @@ class KTO(UnaryHalo):
             # The added sequences need activations only if the gradient is to pass.
             with torch.set_grad_enabled(self.kl_gradient and torch.is_grad_enabled()):
                 mismatched_logps = self.logps(added)
-            kl = kl_from_mismatched(*map(self._of_everyone, mismatched_logps), detach=not self.kl_gradient)
-            return kl.expand_as(policy_logps)
-        kl = kl_from_halves(
-            self._of_everyone(policy_logps),
-            self._of_everyone(reference_logps),
-            self._of_everyone(batch.desirable),
-            detach=not self.kl_gradient,
-        )
-        # Gathered in the order of the ranks, each with as many examples as this one.
-        first = 0 if self.kl_over == "device" else self.global_rank * len(policy_logps)
-        return kl[first : first + len(policy_logps)]
+            return self._in_groups(kl_from_mismatched, *mismatched_logps)
+        return self._in_groups(kl_from_halves, policy_logps, reference_logps, batch.desirable)
+
+    def _in_groups(self, estimate: Callable[..., Tensor], *values: Tensor) -> Tensor:
+        """An estimate from each group of examples, as each example of this process sees it, `[N]`."""
+        own, detach = len(values[0]), not self.kl_gradient
+        if self.kl_over == "processes":
+            every = estimate(*map(self._of_everyone, values), detach=detach)
+            # Gathered in the order of the ranks, each with as many examples as this one.
+            first = self.global_rank * own
+            return every[first : first + own] if every.ndim else every.expand(own)
+        groups = zip(*(tensor.split(group_size(self.kl_over, own)) for tensor in values), strict=True)
+        return torch.cat([estimate(*group, detach=detach).expand(len(group[0])) for group in groups])
+
+    def setup(self, stage: str) -> None:
+        """Checks as of every method, and that the KL's groups fit into the micro-batches."""
+        super().setup(stage)
+        check_scope("kl_over", self.kl_over, getattr(self.trainer, "datamodule", None))
 
     def on_before_batch_transfer(self, batch: UnaryBatch, dataloader_idx: int) -> UnaryBatch:
         """Adds the mismatched sequences while the batch is still on the CPU."""
@@ -108,13 +118,13 @@ class KTO(UnaryHalo):
             every = [[] for _ in range(torch.distributed.get_world_size())]
             torch.distributed.all_gather_object(every, own)
         first = sum(map(len, every[: self.global_rank])) if len(every) > 1 else 0
-        added = mismatched([row for rows in every for row in rows], range(first, first + len(own)))
+        rows = [row for rows in every for row in rows]
+        group = len(rows) if self.kl_over == "processes" else group_size(self.kl_over, len(rows))
+        added = mismatched(rows, range(first, first + len(own)), group)
         moved: Sequences = move_data_to_device(added, sequences.input_ids.device)
         return moved
 
     def _of_everyone(self, values: Tensor) -> Tensor:
-        if self.kl_over == "device":
-            return values
         return self.of_all_processes(values, gradient=self.kl_gradient and values.requires_grad)
 
     def on_train_start(self) -> None:
@@ -134,18 +144,22 @@ class KTO(UnaryHalo):
             )
 
 
-def mismatched(rows: list[tuple[NDArray[Any], NDArray[Any]]], which: range) -> Sequences:
-    """Each prompt with the completion of the next row (in turn) whose prompt is another one.
+def mismatched(rows: list[tuple[NDArray[Any], NDArray[Any]]], which: range, group: int | None = None) -> Sequences:
+    """Each prompt with the completion of the next row (in turn) of its group whose prompt is another one.
 
-    Where all prompts are the same, it is the next row's completion.
+    Where all prompts of a group are the same, it is the next row's completion.
 
     Args:
         rows: Prompts and completions, those of all processes.
         which: The rows whose prompts are wanted, those of this process.
+        group: How many consecutive rows are a group; None is all of them.
     """
     prompts = [prompt.tobytes() for prompt, _ in rows]
+    size = group or len(rows)
     partners = []
     for row in which:
-        following = [(row + step) % len(rows) for step in range(1, len(rows) + 1)]
+        start = row // size * size
+        members = range(start, min(start + size, len(rows)))
+        following = [start + (row - start + step) % len(members) for step in range(1, len(members) + 1)]
         partners.append(next((other for other in following if prompts[other] != prompts[row]), following[0]))
     return pack([rows[row][0] for row in which], [rows[partner][1] for partner in partners])

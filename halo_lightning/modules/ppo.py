@@ -14,6 +14,7 @@ from halo_lightning.forward import predicting_states, target_logps
 from halo_lightning.losses import discounted_returns, generalized_advantages, offline_ppo_loss, whiten
 from halo_lightning.metrics import ImplicitRewards, MeanKL, MeanLoss, UnaryRewardAccuracy
 from halo_lightning.modules.base import HaloModule, metric_collection
+from halo_lightning.modules.scope import Scope, check_scope, group_size
 
 
 class OfflinePPO(HaloModule):
@@ -37,6 +38,9 @@ class OfflinePPO(HaloModule):
         kl_penalty: Weight of the mean over tokens of log(π_ref/π_θ) in the loss; the released code has 0.1.
         gamma: γ of `gae`, the discount from token to token.
         lam: λ of `gae`.
+        whiten_over: Whose advantages `gae` whitens together: those of all `processes`, or of this `device` alone,
+            micro-batch by micro-batch; or a number: of so many consecutive examples (pairs, for paired feedback),
+            which are the same on any number of devices.
         value_coefficient: Weight of the value head's squared error in the loss.
         value_clip: Bound of the norm of the value head's gradient, apart from the policy's.
         beta: β of the implicit rewards that are logged; the loss has none.
@@ -56,6 +60,7 @@ class OfflinePPO(HaloModule):
         kl_penalty: float = 0.0,
         gamma: float = 0.99,
         lam: float = 0.95,
+        whiten_over: Scope = "processes",
         value_coefficient: float = 0.01,
         value_clip: float = 0.1,
         beta: float = 0.1,
@@ -63,7 +68,7 @@ class OfflinePPO(HaloModule):
     ) -> None:
         super().__init__(policy, **base)
         self.ratio, self.clip, self.advantage, self.kl_penalty = ratio, clip, advantage, kl_penalty
-        self.gamma, self.lam = gamma, lam
+        self.gamma, self.lam, self.whiten_over = gamma, lam, whiten_over
         self.value_coefficient, self.value_clip = value_coefficient, value_clip
         self.beta = beta
         self.value_head: nn.Sequential | None = None
@@ -89,7 +94,7 @@ class OfflinePPO(HaloModule):
         if self.value_head is None:
             advantage = reward
         else:
-            advantage, value_losses = self.estimate_advantages(states, sequences, reward)
+            advantage, value_losses = self.estimate_advantages(states, sequences, reward, len(batch.index))
         losses = offline_ppo_loss(policy_logps, reference_logps, mask, advantage, ratio=self.ratio, clip=self.clip)
         log_ratios = policy_logps - reference_logps
         tokens = mask.sum(-1).clamp(min=1)
@@ -106,8 +111,15 @@ class OfflinePPO(HaloModule):
             "kl": detached,
         }
 
-    def estimate_advantages(self, states: Tensor, sequences: Sequences, reward: Tensor) -> tuple[Tensor, Tensor]:
-        """Advantages `[R, C]` by the value head, and its squared errors `[R]`.
+    def setup(self, stage: str) -> None:
+        """Checks as of every method, and that the groups that are whitened fit into the micro-batches."""
+        super().setup(stage)
+        check_scope("whiten_over", self.whiten_over, getattr(self.trainer, "datamodule", None))
+
+    def estimate_advantages(
+        self, states: Tensor, sequences: Sequences, reward: Tensor, examples: int
+    ) -> tuple[Tensor, Tensor]:
+        """Advantages `[R, C]` by the value head, and its squared errors `[R]`, of so many examples.
 
         The head sees the hidden states `[K, H]` without their gradient: learning values does not move the policy.
         """
@@ -118,8 +130,17 @@ class OfflinePPO(HaloModule):
         rewards = reward[:, None] * last
         advantages = generalized_advantages(values, rewards, mask, gamma=self.gamma, lam=self.lam)
         errors = (values - discounted_returns(rewards, mask, gamma=self.gamma)) ** 2 * mask
-        whitened = whiten(advantages, mask, total=lambda scalar: self.of_all_processes(scalar[None]).sum())
-        return whitened, 0.5 * errors.sum(-1) / mask.sum(-1).clamp(min=1)
+        return self._whitened(advantages, mask, examples), 0.5 * errors.sum(-1) / mask.sum(-1).clamp(min=1)
+
+    def _whitened(self, advantages: Tensor, mask: Tensor, examples: int) -> Tensor:
+        if self.whiten_over == "processes":
+            return whiten(advantages, mask, total=lambda scalar: self.of_all_processes(scalar[None]).sum())
+        # A pair's two completions are as many rows apart as there are pairs, and in the same group.
+        rows = torch.arange(len(mask), device=mask.device).view(-1, examples)
+        whitened = torch.empty_like(advantages)
+        for group in rows.split(group_size(self.whiten_over, examples), dim=1):
+            whitened[group.flatten()] = whiten(advantages[group.flatten()], mask[group.flatten()])
+        return whitened
 
     def configure_gradient_clipping(
         self,

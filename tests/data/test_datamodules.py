@@ -253,6 +253,7 @@ def test_hyper_parameters_are_primitives(tmp_path: Path, as_object: bool) -> Non
         "validation_fraction": 0.1,
         "tokenizer": None if as_object else str(tmp_path / "tokenizer"),
         "batch_size": 32,
+        "micro_batch_size": None,
         "max_length": 1024,
         "max_prompt_length": 512,
         "too_long": "truncate",
@@ -379,6 +380,7 @@ def test_a_row_that_is_too_long_or_cannot_be_rendered_names_its_place(file: Path
     [
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": 3}, "batch_size is 3: expected an even number"),
+        ({"micro_batch_size": 0}, "micro_batch_size is 0"),
         ({"validation_fraction": 1.0}, "validation_fraction is 1.0"),
         ({"validation_fraction": -0.1}, "validation_fraction is -0.1"),
         ({"num_workers": -1}, "num_workers is -1"),

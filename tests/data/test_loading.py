@@ -105,6 +105,31 @@ def test_two_processes_of_half_the_batch_continue_one_of_the_whole() -> None:
     assert rest == [first + second for first, second in zip(*halves, strict=True)]
 
 
+def test_continues_where_a_batch_is_divided_otherwise() -> None:
+    """After two steps of two accumulated micro-batches of 2: with one of 4, or in two processes."""
+    data = loader(EpochBatchSampler(20, 2, accumulate=2))
+    iterator = iter(data)
+    for _ in range(4):
+        next(iterator)
+    state = data.state_dict()
+    rest = [batch.tolist() for batch in iterator]
+    alone = loader(EpochBatchSampler(20, 4))
+    alone.load_state_dict(state)
+    pairs = [rest[i] + rest[i + 1] for i in range(0, len(rest), 2)]
+    assert [batch.tolist() for batch in alone] == pairs
+    halves = []
+    for rank in range(2):
+        half = loader(EpochBatchSampler(20, 2, world_size=2, rank=rank))
+        half.load_state_dict(state)
+        halves.append([batch.tolist() for batch in half])
+    assert [first + second for first, second in zip(*halves, strict=True)] == pairs
+    with pytest.raises(ConfigError, match="1 of 2 accumulated micro-batches"):
+        alone.load_state_dict({**state, "batches": 3})
+    same = loader(EpochBatchSampler(20, 2, accumulate=2))
+    same.load_state_dict({**state, "batches": 3})
+    assert len(list(same)) == 7
+
+
 @pytest.mark.parametrize(
     ("sampler", "says"),
     [

@@ -70,6 +70,29 @@ def test_a_global_batch_does_not_depend_on_the_number_of_processes(world: int) -
     assert set(alone[-1]) <= set().union(*(process[-1] for process in together))
 
 
+@pytest.mark.parametrize(("world", "accumulate"), [(1, 4), (2, 2), (4, 1)])
+@pytest.mark.parametrize("kind", ["epoch", "balanced"])
+def test_accumulated_micro_batches_and_processes_are_parts_of_the_same_batch(
+    world: int, accumulate: int, kind: str
+) -> None:
+    def parts(world: int, accumulate: int, size: int) -> list[list[list[int]]]:
+        """Of each step its parts, in the order of the batch."""
+        make = epoch if kind == "epoch" else balanced
+        data = 70 if kind == "epoch" else labels(35, 30)
+        processes = make(1, data, size, world, accumulate=accumulate)
+        together = [part for micro_batch in zip(*processes, strict=True) for part in micro_batch]
+        return [together[start : start + world * accumulate] for start in range(0, len(together), world * accumulate)]
+
+    whole, divided = parts(1, 1, 16), parts(world, accumulate, 4)
+    assert len(divided) == len(whole) == 5
+    assert all(len(step) == 4 for step in divided)
+    for step, expected in zip(divided[:-1], whole[:-1], strict=True):
+        assert list(chain(*step)) == expected[0]
+    # The last one, of 6 examples (2 × 3), has parts of the same size, and each of its examples.
+    assert len({len(part) for part in divided[-1]}) == 1
+    assert set(whole[-1][0]) <= set(chain(*divided[-1]))
+
+
 def test_the_last_global_batch_is_divided_evenly() -> None:
     # 10 examples, global batches of 2 × 4: the second has 2 examples, one for each process.
     assert [[len(batch) for batch in process] for process in epoch(0, 10, 4, 2)] == [[4, 1], [4, 1]]

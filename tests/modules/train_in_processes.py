@@ -77,7 +77,7 @@ def main(data: str, out: str, devices: int) -> None:
             limit_val_batches=4,
             val_check_interval=3,
         )
-        trainer.fit(module, datamodule=data_class(data, batch_size=16 // devices, max_length=128, max_prompt_length=64))
+        trainer.fit(module, datamodule=data_class(data, batch_size=16, max_length=128, max_prompt_length=64))
         if trainer.is_global_zero:
             weights = module.pair.policy.state_dict()
             results[name] = {
