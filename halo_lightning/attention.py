@@ -22,16 +22,21 @@ if TYPE_CHECKING:
 PREFIX = "halo_segments_over_"
 
 
-def attend_within_segments(model: PreTrainedModel) -> None:
-    """Lets a model take `segments` in its forward pass. Whether it did is for `halo_lightning.forward` to check."""
+def attend_within_segments(model: PreTrainedModel, kernel: bool | None = None) -> None:
+    """Lets a model take `segments` in its forward pass. Whether it did is for `halo_lightning.forward` to check.
+
+    Args:
+        model: The model.
+        kernel: Whether attention is one call of torch's variable-length kernel; None decides by device and dtype.
+    """
     from transformers import AttentionInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
     original: str = model.config._attn_implementation or "eager"
     if original.startswith(PREFIX):
         return
-    name = PREFIX + original
-    AttentionInterface.register(name, partial(segment_attention, original=original))
+    name = PREFIX + original + {None: "", True: "_by_kernel", False: "_one_by_one"}[kernel]
+    AttentionInterface.register(name, partial(segment_attention, original=original, kernel=kernel))
     # The mask that a call without segments gets is the original implementation's.
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[original])
     model.set_attn_implementation(name)
@@ -45,6 +50,7 @@ def segment_attention(
     attention_mask: Tensor | None,
     *,
     original: str,
+    kernel: bool | None = None,
     segments: Segments | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
@@ -60,6 +66,7 @@ def segment_attention(
         value: `[1, key heads, T, D]`.
         attention_mask: Not looked at where there are segments.
         original: The implementation that this one stands in for.
+        kernel: Whether torch's variable-length kernel is called; None decides by device and dtype.
         segments: Which tokens attend to which.
         scaling: What the dot products are multiplied by; None is 1/√D.
         sliding_window: How many tokens back, itself included, a token sees; None is all of them.
@@ -84,7 +91,9 @@ def segment_attention(
     query, key, value = (states.transpose(1, 2) for states in (query, key, value))
     if segments.order is not None:
         key, value = key.index_select(1, segments.order), value.index_select(1, segments.order)
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and softcap is None and _varlen() is not None:
+    if kernel is None:
+        kernel = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and _varlen() is not None
+    if kernel and softcap is None:
         return _by_kernel(query, key, value, segments, scaling, sliding_window), None
     return _one_by_one(query, key, value, segments, scaling, sliding_window, softcap), None
 

@@ -116,9 +116,12 @@ def _hidden_states(model: PreTrainedModel, sequences: Sequences, packed: bool, o
     if torch.is_grad_enabled():
         _decide_about_activations(model, sequences.real_tokens if not packed else len(sequences.input_ids))
     if not packed:
-        ids, real, own = _padded(sequences)
+        ids, real = _padded(sequences)
         hidden: Tensor = body(model)(input_ids=ids, attention_mask=real, use_cache=False).last_hidden_state
-        return hidden[own]
+        rows = torch.arange(len(ids), device=ids.device).repeat_interleave(
+            sequences.segments.query_bounds.diff(), output_size=len(sequences.input_ids)
+        )
+        return hidden.flatten(0, 1).index_select(0, rows * ids.shape[1] + sequences.position_ids)
     with _last_feed_forward_at(model, sequences.predicting if of_predictors else None):
         row: Tensor = body(model)(
             input_ids=sequences.input_ids[None],
@@ -131,24 +134,25 @@ def _hidden_states(model: PreTrainedModel, sequences: Sequences, packed: bool, o
     return row[0]
 
 
-def _padded(sequences: Sequences) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows padded on the right: tokens, which are real, and which are of the sequence's own segment, `[R, L]` each."""
+def _padded(sequences: Sequences) -> tuple[Tensor, Tensor]:
+    """Rows padded on the right: tokens, and which of them are real, `[R, L]` each."""
     segments, ids = sequences.segments, sequences.input_ids
     if segments.order is not None:
         ids = ids[segments.order]
-    keys, queries = (bounds.diff()[:, None] for bounds in (segments.key_bounds, segments.query_bounds))
     column = torch.arange(max(segments.key_lengths), device=ids.device)
-    real = column < keys
-    return ids.new_zeros(real.shape).masked_scatter(real, ids), real, real & (column >= keys - queries)
+    real = column < segments.key_bounds.diff()[:, None]
+    return ids.new_zeros(real.shape).masked_scatter(real, ids), real
 
 
 def _plain_logits(model: PreTrainedModel, sequences: Sequences) -> Tensor:
     """The logits that a model itself gives for all targets, at least float32 `[K, V]`."""
-    ids, real, _ = _padded(sequences)
+    ids, real = _padded(sequences)
     logits = model(input_ids=ids, attention_mask=real, use_cache=False).logits
-    column = torch.arange(ids.shape[1], device=ids.device) + 1
-    end = real.sum(-1, keepdim=True)
-    logits = logits[(column >= end - sequences.lengths[:, None]) & (column < end)]
+    # By places and not by a mask, whose true entries a GPU would have to count before it could go on.
+    width = sequences.completion_mask.shape[1]
+    rows, columns = sequences.cells // width, sequences.cells % width
+    first = sequences.segments.key_bounds.diff() - sequences.lengths - 1
+    logits = logits.flatten(0, 1).index_select(0, rows * ids.shape[1] + first[rows] + columns)
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
@@ -189,11 +193,17 @@ def _last_feed_forward(model: PreTrainedModel) -> nn.Module | None:
     return found if isinstance(found, nn.Module) and not getattr(block, "gradient_checkpointing", False) else None
 
 
-def last_block(model: PreTrainedModel) -> nn.Module | None:
-    """The last of the blocks that a model is made of, where they are in a list of their own."""
+def blocks_of(model: PreTrainedModel) -> nn.ModuleList | None:
+    """The blocks that a model is made of, where they are in a list of their own."""
     lists = [module for module in body(model).modules() if isinstance(module, nn.ModuleList)]
     layers = getattr(model.config.get_text_config(), "num_hidden_layers", 0)
-    return next((blocks[-1] for blocks in lists if len(blocks) == layers), None)
+    return next((blocks for blocks in lists if len(blocks) == layers), None)
+
+
+def last_block(model: PreTrainedModel) -> nn.Module | None:
+    """The last of the blocks that a model is made of, where they are in a list of their own."""
+    blocks = blocks_of(model)
+    return blocks[-1] if blocks else None
 
 
 Checkpointing = Literal["auto", "none", "selective", "full"]
@@ -236,14 +246,26 @@ def _decide_about_activations(model: Any, tokens: int) -> None:
     several = torch.distributed.is_available() and torch.distributed.is_initialized()
     if several or not hasattr(model, "_halo_decides"):
         return  # with several processes it stays on, because sharded ones have to do the same at the same time
-    config = model.config.get_text_config()
     weights = list(model.parameters())
     state = sum(weight.nbytes * (4 if weight.requires_grad else 1) for weight in weights)
+    again = activations_are_large(model.config.get_text_config(), tokens, weights[0].element_size(), state)
+    for module in model._halo_decides:
+        module.gradient_checkpointing = again
+
+
+def activations_are_large(config: Any, tokens: int, element_size: int, state: int) -> bool:
+    """Whether the activations of a batch would take more than half of the memory of what trains a model.
+
+    Args:
+        config: The configuration of the language model.
+        tokens: Tokens that are computed at one time.
+        element_size: Bytes of a number.
+        state: Bytes of weights, gradients and optimizer.
+    """
     wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     # What the backward pass of a block of Llama's kind keeps of each token; others keep about as much.
-    activations = tokens * config.num_hidden_layers * (12 * config.hidden_size + 4 * wide) * weights[0].element_size()
-    for module in model._halo_decides:
-        module.gradient_checkpointing = activations > max(state / 2, SMALL_BYTES)
+    activations = tokens * config.num_hidden_layers * (12 * config.hidden_size + 4 * wide) * element_size
+    return activations > max(state / 2, SMALL_BYTES)
 
 
 SMALL_BYTES = 256 * 2**20

@@ -51,10 +51,10 @@ def token_logps(
         logps: Tensor = _TargetLogps.apply(_at_least_float32(head(hidden)), targets)
         return logps
 
-    chunks = []
+    chunks, done = [], 0
     for part in _chunks(vocabulary, chunk_bytes, hidden, targets):
-        last = part[1].data_ptr() + part[1].nbytes == targets.data_ptr() + targets.nbytes
-        again = torch.is_grad_enabled() and not last
+        done += len(part[1])
+        again = torch.is_grad_enabled() and done < len(targets)
         chunks.append(checkpoint(one_chunk, *part, use_reentrant=False) if again else one_chunk(*part))
     return torch.cat(chunks) if chunks else hidden.new_zeros(0, dtype=torch.float32)
 
