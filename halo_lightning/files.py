@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-import tempfile
+import socket
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
+from typing import Any, BinaryIO
 
 
 @contextmanager
@@ -21,17 +25,21 @@ def replaced_folder(folder: str | Path) -> Iterator[Path]:
     """
     target = Path(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    _clear_up_after_the_dead(target)
+    partial, old = _beside(target, "partial"), _beside(target, "old")
+    partial.mkdir()
     try:
-        partial.chmod(0o755)
         yield partial
         for path in sorted(partial.rglob("*")):
             flush_to_disk(path)
         flush_to_disk(partial)
         if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
-            os.rename(target, old / target.name)
-            os.rename(partial, target)
+            os.rename(target, old)
+            try:
+                os.rename(partial, target)
+            except BaseException:
+                os.rename(old, target)
+                raise
             shutil.rmtree(old)
         else:
             os.rename(partial, target)
@@ -39,6 +47,79 @@ def replaced_folder(folder: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+@contextmanager
+def replaced_file(file: str | Path) -> Iterator[BinaryIO]:
+    """A new file to write into, which takes the name of `file` when all of it is on disk.
+
+    Where an exception is raised, what was written is removed and an older `file` stays as it was.
+
+    Args:
+        file: The name that the file gets. An existing one is replaced.
+    """
+    target = Path(file)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _clear_up_after_the_dead(target)
+    partial = _beside(target, "partial")
+    try:
+        with partial.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, target)
+        flush_to_disk(target.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    with replaced_file(path) as stream:
+        stream.write(text.encode())
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes a small JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+_OURS: set[Path] = set()
+"""What this process itself has begun to write."""
+
+
+def _beside(target: Path, what: str) -> Path:
+    """A new name beside a target, which says which process has made it."""
+    path = target.with_name(f".{target.name}.{what}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    _OURS.add(path)
+    return path
+
+
+def _clear_up_after_the_dead(target: Path) -> None:
+    """Removes what killed processes of this machine had not finished, and puts back what they had moved out."""
+    host = escape(socket.gethostname())
+    for what in ("old", "partial"):
+        for path in target.parent.glob(f".{escape(target.name)}.{what}-{host}-*"):
+            process = path.name.rsplit("-", 2)[1]
+            if path in _OURS or not process.isdigit() or (int(process) != os.getpid() and _alive(int(process))):
+                continue
+            if what == "old" and not target.exists():
+                os.rename(path, target)
+            elif path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def flush_to_disk(path: Path) -> None:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from halo_lightning.data.batching import TokenizedDataset
 from halo_lightning.errors import ConfigError
-from halo_lightning.files import flush_to_disk
+from halo_lightning.files import flush_to_disk, write_json
 
 CACHE_VARIABLE = "HALO_LIGHTNING_CACHE"
 """The environment variable that says where caches are; without it they are in `~/.cache/halo_lightning`."""
@@ -242,11 +242,3 @@ def _progress(steps: range, rank: int, parts: int) -> Iterator[int]:
         completed=0,
         transient=True,
     )
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a small file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
-    flush_to_disk(partial)
-    partial.replace(path)

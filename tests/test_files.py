@@ -1,12 +1,17 @@
-"""A folder appears whole or not at all."""
+"""A folder or a file appears whole or not at all, also where the process is killed."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from halo_lightning.files import replaced_folder
+from halo_lightning import files
+from halo_lightning.files import replaced_file, replaced_folder, write_json
 
 
 def test_appears_with_its_content(tmp_path: Path) -> None:
@@ -38,3 +43,81 @@ def test_a_failure_leaves_the_older_one_and_no_rubbish(tmp_path: Path) -> None:
         fail()
     assert (tmp_path / "export" / "x").read_text() == "1"
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_a_file_is_replaced_whole_or_stays(tmp_path: Path) -> None:
+    write_json(tmp_path / "a" / "x.json", {"ü": 1})
+    assert json.loads((tmp_path / "a" / "x.json").read_text(encoding="utf-8")) == {"ü": 1}
+
+    def fail() -> None:
+        with replaced_file(tmp_path / "a" / "x.json") as stream:
+            stream.write(b"half")
+            raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        fail()
+    assert json.loads((tmp_path / "a" / "x.json").read_text(encoding="utf-8")) == {"ü": 1}
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["x.json"]
+
+
+def killed(function: Callable[[], None]) -> None:
+    """Runs a function in a child process, which it kills."""
+    if (child := os.fork()) == 0:
+        function()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("moment", range(1, 4))
+def test_a_kill_while_a_folder_is_replaced(moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before the first rename, between the two, and after them: the next writer clears up."""
+
+    def write(text: str) -> None:
+        with replaced_folder(tmp_path / "export") as partial:
+            (partial / "x").write_text(text)
+
+    def write_and_die() -> None:
+        rename, renames = os.rename, [0]
+
+        def counted(*arguments: Path) -> None:
+            renames[0] += 1
+            if renames[0] == moment:
+                die()
+            rename(*arguments)
+
+        monkeypatch.setattr(files.os, "rename", counted)
+        monkeypatch.setattr(files.shutil, "rmtree", die)
+        write("2")
+
+    write("1")
+    killed(write_and_die)
+    present = (tmp_path / "export").exists()
+    assert present == (moment != 2)
+    if present:
+        assert (tmp_path / "export" / "x").read_text() == ("1" if moment == 1 else "2")
+    assert len(list(tmp_path.iterdir())) == 2
+
+    def fail() -> None:
+        with replaced_folder(tmp_path / "export"):
+            raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        fail()
+    assert (tmp_path / "export" / "x").read_text() == ("2" if moment == 3 else "1")  # the newest that was ever whole
+    write("3")
+    assert (tmp_path / "export" / "x").read_text() == "3"
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_what_another_living_process_writes_is_left_alone(tmp_path: Path) -> None:
+    with replaced_file(tmp_path / "x") as stream:
+        if (child := os.fork()) == 0:
+            write_json(tmp_path / "x", 1)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        stream.write(b"2")
+    assert (tmp_path / "x").read_text() == "2"
