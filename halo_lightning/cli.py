@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from halo_lightning.errors import HaloError
+from halo_lightning.program import program_name
 
 TRAINING = {
     "fit": "train a policy as a configuration says, and export it",
@@ -77,13 +78,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: list[str]) -> int:
     """Finds the command and hands it its arguments."""
-    program = "halo" if os.path.basename(sys.argv[0]) == "halo" else "python cli.py"
+    program = program_name()
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         descriptions = {**TRAINING, **{name: text for name, (_, text) in FUNCTIONS.items()}}
         lines = [f"  {name:<10} {text}" for name, text in descriptions.items()]
         print(USAGE.format(program=program, commands="\n".join(lines)))
         return 0
     command, *rest = arguments
+    if command in {**TRAINING, **FUNCTIONS} and {"-h", "--help"} & set(rest):
+        from halo_lightning.quick_help import help_of_function, help_of_training
+
+        if command in TRAINING:
+            print(help_of_training(program, command, TRAINING[command]))
+        else:
+            print(help_of_function(program, command, *FUNCTIONS[command]))
+        return 0
+    if "--help_all" in rest:
+        arguments, rest = [command, "--help"], ["--help"]
     if command in TRAINING:
         from halo_lightning.training_cli import HaloCLI
 

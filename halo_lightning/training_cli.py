@@ -12,12 +12,12 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from halo_lightning.arguments import OneScreenErrors
-from halo_lightning.callbacks import HuggingFaceExport, RunReport, Throughput
+from halo_lightning.callbacks import HuggingFaceExport, RunProgressBar, RunReport, Throughput
 from halo_lightning.data import FeedbackDataModule
 from halo_lightning.errors import ConfigError
 from halo_lightning.export import MANIFEST, read_manifest
@@ -47,9 +47,10 @@ class HaloCLI(LightningCLI):
 
     Args:
         args: Command-line arguments.
+        stage: Whether this is a stage of another run, after which nobody asks what to do next.
     """
 
-    def __init__(self, args: ArgsType = None) -> None:
+    def __init__(self, args: ArgsType = None, *, stage: bool = False) -> None:
         quieten()
         super().__init__(
             model_class=HaloModule,
@@ -58,7 +59,7 @@ class HaloCLI(LightningCLI):
             subclass_mode_data=True,
             seed_everything_default=1,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"callbacks": [Throughput(), RunReport()]},
+            trainer_defaults={"callbacks": [Throughput(), RunReport(next_commands=not stage)]},
             auto_configure_optimizers=False,
             parser_class=TrainingParser,
             args=args,
@@ -115,7 +116,12 @@ class HaloCLI(LightningCLI):
         if trainer.logger in (None, True):
             kwargs["logger"] = TensorBoardLogger(self.settings.run_dir, name="tensorboard", default_hp_metric=False)
         if trainer.enable_progress_bar is None:
-            kwargs["enable_progress_bar"] = sys.stderr.isatty()
+            kwargs["enable_progress_bar"] = sys.stdout.isatty()
+        own = self._get(self.config_init, "trainer.callbacks", default=None) or []
+        if kwargs.get("enable_progress_bar", trainer.enable_progress_bar) and not any(
+            isinstance(callback, ProgressBar) for callback in (own if isinstance(own, list) else [own])
+        ):
+            self.trainer_defaults["callbacks"].insert(0, RunProgressBar())
         if trainer.enable_model_summary is None:
             kwargs["enable_model_summary"] = False
         return super().instantiate_trainer(**kwargs)
@@ -149,7 +155,7 @@ class HaloCLI(LightningCLI):
         manifest = read_manifest(export)
         if manifest is None:
             announce(f"SFT stage: no finished export in {export}, so {config} runs first")
-            HaloCLI(args=["fit", *arguments])
+            HaloCLI(args=["fit", *arguments], stage=True)
             if read_manifest(export) is None:
                 raise ConfigError(f"{config}: this SFT stage ended without an export (no {export / MANIFEST})")
         else:

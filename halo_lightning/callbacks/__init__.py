@@ -1,7 +1,8 @@
 """Lightning callbacks: none of them is known to a module or to the Trainer's loop."""
 
 from halo_lightning.callbacks.export import HuggingFaceExport
+from halo_lightning.callbacks.progress import RunProgressBar
 from halo_lightning.callbacks.report import RunReport
 from halo_lightning.callbacks.throughput import Throughput
 
-__all__ = ["HuggingFaceExport", "RunReport", "Throughput"]
+__all__ = ["HuggingFaceExport", "RunProgressBar", "RunReport", "Throughput"]

@@ -26,7 +26,9 @@ class Division(NamedTuple):
         return self.micro_batch * self.accumulate * self.processes
 
     def __str__(self) -> str:
-        parts = f"{self.micro_batch} × {self.accumulate} accumulated × {self.processes} devices"
+        parts = (
+            f"{self.micro_batch} × {self.accumulate} accumulated × {self.processes} device{'s' * (self.processes != 1)}"
+        )
         return f"{self.batch_size} examples ({parts})"
 
 
