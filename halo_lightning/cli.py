@@ -36,6 +36,7 @@ FUNCTIONS = {
         "halo_lightning.evaluation.comparison:compare",
         "train every method's tiny configuration and show who wins",
     ),
+    "completion": ("halo_lightning.completion:completion", "print a script for tab completion in the shell"),
     "curves": ("halo_lightning.figures:draw_run", "draw the curves of runs as a picture"),
 }
 

@@ -51,20 +51,28 @@ class Parameter(NamedTuple):
 
 
 def parameters(module: str, name: str) -> list[Parameter]:
-    """The parameters of a function or class, from its source.
+    """The parameters of a function or class of this package, from its source.
 
     Args:
         module: The module that it is in, such as `halo_lightning.demo`.
         name: Its name there.
     """
     root = Path(__file__).resolve().parent.parent
-    tree = ast.parse((root / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
+    return parameters_in(root / (module.replace(".", "/") + ".py"), name)
+
+
+def parameters_in(path: Path, name: str) -> list[Parameter]:
+    """The parameters of a function or class in a file; none of a class that takes those of its base class."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     found = next(node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name)
     described = arguments_section(ast.get_docstring(found) or "")
-    function = found
+    function: ast.FunctionDef | ast.ClassDef | None = found
     if isinstance(found, ast.ClassDef):
-        function = next(n for n in found.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
-    assert isinstance(function, ast.FunctionDef)
+        methods = {node.name: node for node in found.body if isinstance(node, ast.FunctionDef)}
+        function = methods.get("__init__")
+        described |= arguments_section(ast.get_docstring(function) or "") if function else {}
+    if not isinstance(function, ast.FunctionDef):
+        return []
     given = function.args
     positional: list[ast.expr | None] = [None] * (len(given.args) - len(given.defaults))
     pairs = [*zip(given.args, [*positional, *given.defaults], strict=True)]
