@@ -37,6 +37,7 @@ FUNCTIONS = {
         "train every method's tiny configuration and show who wins",
     ),
     "completion": ("halo_lightning.completion:completion", "print a script for tab completion in the shell"),
+    "schema": ("halo_lightning.config_schema:print_schema", "print a JSON schema of configurations, for editors"),
     "curves": ("halo_lightning.figures:draw_run", "draw the curves of runs as a picture"),
 }
 

@@ -175,6 +175,28 @@ class HaloCLI(LightningCLI):
         )
 
 
+def training_parser(command: str) -> LightningArgumentParser:
+    """The parser of a training command, which parses nothing and runs nothing here.
+
+    Args:
+        command: `fit`, `validate` or `test`.
+    """
+
+    class Built(Exception):  # noqa: N818  # not an error, but the way out of a constructor that would go on
+        pass
+
+    class ParserAlone(HaloCLI):
+        def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+            raise Built(self._subcommand_parsers[command])
+
+    try:
+        ParserAlone(args=[command])
+    except Built as built:
+        parser: LightningArgumentParser = built.args[0]
+        return parser
+    raise AssertionError("LightningCLI did not parse its arguments")
+
+
 def comparable(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that an export depends on, by dotted key: not where things are written, or how they are shown."""
     flat: dict[str, Any] = {}
