@@ -149,10 +149,9 @@ def _plain_logits(model: PreTrainedModel, sequences: Sequences) -> Tensor:
     ids, real = _padded(sequences)
     logits = model(input_ids=ids, attention_mask=real, use_cache=False).logits
     # By places and not by a mask, whose true entries a GPU would have to count before it could go on.
-    width = sequences.completion_mask.shape[1]
-    rows, columns = sequences.cells // width, sequences.cells % width
-    first = sequences.segments.key_bounds.diff() - sequences.lengths - 1
-    logits = logits.flatten(0, 1).index_select(0, rows * ids.shape[1] + first[rows] + columns)
+    rows = sequences.cells // sequences.completion_mask.shape[1]
+    columns = sequences.position_ids[sequences.predictors]
+    logits = logits.flatten(0, 1).index_select(0, rows * ids.shape[1] + columns)
     return logits if logits.dtype == torch.float64 else logits.float()
 
 

@@ -78,8 +78,9 @@ def weights_fingerprint(path: str) -> str:
 def tokens_fingerprint(dataset: TokenizedDataset) -> str:
     """What identifies the tokens of a data set: rows, template, tokenizer and truncation have no other effect."""
     digest = hashlib.sha256()
-    for array in (dataset.tokens, dataset.offsets, dataset.prompt_lengths):
-        digest.update(np.ascontiguousarray(array).data)
+    for array in (dataset.tokens, dataset.offsets, dataset.prompt_lengths, dataset.learned):
+        if array is not None:
+            digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 

@@ -52,11 +52,12 @@ def make_sequences(lengths: list[int], prompts: list[int], *, vocabulary: int = 
 def one_by_one(model: torch.nn.Module, sequences: Sequences) -> torch.Tensor:
     """log π(y_t|x, y_<t) from the full logits of each sequence alone, without packing, padding or masks, `[R, C]`."""
     rows = []
-    for prompt, completion in sequences.unpacked():
+    for (prompt, completion), learned in zip(sequences.unpacked(), sequences.learned(), strict=True):
         ids = torch.from_numpy(np.concatenate([prompt, completion]))
         logits = model(input_ids=ids[None], use_cache=False).logits[0]
         logps = (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
-        rows.append(logps[len(prompt) - 1 : -1].gather(1, torch.from_numpy(completion)[:, None])[:, 0])
+        every = logps[len(prompt) - 1 : -1].gather(1, torch.from_numpy(completion)[:, None])[:, 0]
+        rows.append(every[torch.from_numpy(learned)])
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 

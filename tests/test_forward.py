@@ -30,6 +30,16 @@ def shared(seed: int = 0) -> Sequences:
     return pack(prompts, [random.integers(0, 61, length) for length in (3, 5, 8, 1, 2)])
 
 
+def partly_learned() -> Sequences:
+    """The same, with the loss on some tokens of each completion only."""
+    sequences, random = shared(), np.random.default_rng(1)
+    masks = [random.random(len(completion)) < 0.5 for _, completion in sequences.unpacked()]
+    for mask in masks:
+        mask[0] = True
+    assert 5 < sum(mask.sum() for mask in masks) < len(sequences.targets) - 3
+    return pack(*zip(*sequences.unpacked(), strict=True), learned=masks)
+
+
 def configurations() -> dict[str, tuple[Any, bool]]:
     """A tiny configuration of each architecture, and whether it can do without padding."""
     import transformers as t
@@ -112,6 +122,29 @@ def test_gradients_equal_those_of_plain_forward_passes(name: str, checkpointing:
     for key, parameter in model.named_parameters():
         # Llama's norms compute in float32, whatever the weights are.
         torch.testing.assert_close(parameter.grad, expected[key], rtol=1e-5, atol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("head", [True, False])
+@pytest.mark.parametrize("name", ["llama", "pythia", "bloom"])
+def test_loss_on_some_tokens(name: str, head: bool, share: bool) -> None:
+    """Packed, padded, and with the model's own logits: values and gradients are those of each sequence alone."""
+    model, sequences = built(name, torch.float64), partly_learned()
+    if not share:
+        sequences = pack(*zip(*sequences.unpacked(), strict=True), learned=sequences.learned(), share_prompts=False)
+    weights = torch.randn(sequences.completion_mask.shape, dtype=torch.float64)
+    expected = one_by_one(model, sequences)
+    (expected * weights).sum().backward()
+    gradients = {key: parameter.grad for key, parameter in model.named_parameters()}
+    model.zero_grad()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model._halo_ways = ways_of(model)._replace(head=head)
+    logps = sequences.table(target_logps(model, sequences))
+    torch.testing.assert_close(logps, expected, rtol=1e-6, atol=1e-6)
+    (logps * weights).sum().backward()
+    for key, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[key], rtol=1e-5, atol=1e-5, msg=key)
 
 
 def kept_bytes(model: Any, sequences: Sequences) -> int:

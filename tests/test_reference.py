@@ -181,6 +181,24 @@ def test_values_are_where_their_tokens_are(tmp_path: Path, monkeypatch: pytest.M
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_values_of_some_tokens_are_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_parts(monkeypatch)
+    random, builder = np.random.default_rng(0), TokenizedDatasetBuilder("sft")
+    for number in range(40):
+        completion = random.integers(0, 61, random.integers(1, 6)).tolist()
+        learned = [True, *(random.random(len(completion) - 1) < 0.5).tolist()]
+        builder.add([Encoded([number % 7], completion, learned)], [1.0], [])
+    data = builder.build()
+    cache = ReferenceCache(tmp_path, data, {"weights": "w"})
+    data.reference_logps = cache.compute(fake(data), STRATEGY, 1, 0)
+    sequences = data.sequences(np.arange(40))
+    assert cache.size == len(sequences.targets) < sum(len(completion) for _, completion in sequences.unpacked())
+    assert sequences.reference_logps.tolist() == (-(sequences.targets + 0.5)).tolist()
+    # The same tokens with the loss on others of them are other values.
+    path, data.learned = cache.path, None
+    assert ReferenceCache(tmp_path, data, {"weights": "w"}).path != path
+
+
 def test_sequences_with_the_same_prompt_are_computed_together() -> None:
     builder = TokenizedDatasetBuilder("unary")
     for prompt in ([1, 2], [3], [1, 2]):

@@ -28,7 +28,7 @@ from halo_lightning.data.sampling import (
     interleaved,
 )
 from halo_lightning.data.sources.bad_rows import BadRows, OnBadRow
-from halo_lightning.data.sources.config import Source
+from halo_lightning.data.sources.config import KeepPrompt, Source
 from halo_lightning.data.summary import DataSummary
 from halo_lightning.data.truncation import Limits, TooLong
 from halo_lightning.errors import ConfigError, DataError
@@ -54,7 +54,10 @@ class FeedbackDataModule(L.LightningDataModule):
         max_length: Most tokens of prompt and completion together, the end-of-sequence token included.
         max_prompt_length: Where the whole is too long, the prompt is cut from its start, to no fewer tokens than
             this; then the completion is cut at its end.
-        too_long: What happens to a longer example: `truncate` cuts and counts it, `error` stops.
+        too_long: What happens to a longer example: `truncate` cuts and counts it, `drop` leaves it out and counts it,
+            `error` stops.
+        keep_prompt: Which part of a prompt stays where it has to be cut, for sources that do not say: `end` or
+            `start`. None is what the report's runs did: the start in SHP and OpenAssistant, else the end.
         share_prompts: Whether a prompt that several completions of a batch have in common (both of a pair) is
             computed once. The results are the same.
         num_workers: Processes that make batches in advance. Batches are cut from arrays in memory, so 0 is mostly
@@ -72,6 +75,9 @@ class FeedbackDataModule(L.LightningDataModule):
     feedback: ClassVar[Feedback]
     """The kind of feedback that the batches are of: `sft`, `paired` or `unary`."""
 
+    all_turns: bool = False
+    """Whether the loss is on all turns of the assistant, and not on the last one alone."""
+
     def __init__(
         self,
         train: str | Source | list[str | Source],
@@ -84,6 +90,7 @@ class FeedbackDataModule(L.LightningDataModule):
         max_length: int = 1024,
         max_prompt_length: int = 512,
         too_long: TooLong = "truncate",
+        keep_prompt: KeepPrompt | None = None,
         share_prompts: bool = True,
         num_workers: int = 0,
         seed: int = 1,
@@ -107,6 +114,9 @@ class FeedbackDataModule(L.LightningDataModule):
         self.validation_fraction = validation_fraction
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self._division: Division | None = None
+        if keep_prompt not in (None, *get_args(KeepPrompt)):
+            raise ConfigError(f"keep_prompt is {keep_prompt!r}: expected 'end', 'start' or null")
+        self.keep_prompt = keep_prompt
         self.share_prompts = share_prompts
         self.num_workers = num_workers
         self.seed = seed
@@ -145,7 +155,12 @@ class FeedbackDataModule(L.LightningDataModule):
         held_out = None
         if not self.validation_sources and self.validation_fraction > 0:
             held_out = held_out_by_prompt(self.validation_fraction, self.seed)
-        more: dict[str, Any] = {"seed": self.seed, "bad_rows": self._bad_rows()}
+        more: dict[str, Any] = {
+            "seed": self.seed,
+            "bad_rows": self._bad_rows(),
+            "all_turns": self.all_turns,
+            "keep_prompt": self.keep_prompt,
+        }
         train, validation, prepared = prepare(
             self.train_sources, self.feedback, tokenizer, self.limits, held_out, **more
         )
@@ -219,6 +234,8 @@ class FeedbackDataModule(L.LightningDataModule):
             return
         reasons = [f"{source}: {left_out}" for source, left_out in prepared.left_out.items() if len(left_out)]
         reasons += prepared.notes
+        if prepared.truncation.dropped:
+            reasons.append(str(prepared.truncation))
         if prepared.bad_rows.count:
             reasons.append(str(prepared.bad_rows))
         if len(held_out):

@@ -45,12 +45,12 @@ class Sequences(NamedTuple):
         position_ids: int64 `[T]`, each token's position in its own sequence.
         segments: Which tokens attend to which.
         targets: int64 `[K]`, the tokens that the loss is on, sequence after sequence: those of the completions, the
-            end-of-sequence tokens included.
+            end-of-sequence tokens included; where a completion has turns of others in it, those of the assistant's.
         predictors: int64 `[K]`, the place in the row of the token before each target, from which it is predicted.
         predicting: int64 `[U]`, the places among `predictors`, in order, each once: completions that share a prompt
             have the predictor of their first token in common.
         completion_mask: bool `[R, C]`, the first columns of each row: a table with a row for each completion, the
-            longest of C tokens.
+            longest of C targets.
         cells: int64 `[K]`, the place of each target in that table, counted row by row.
         reference_logps: float32 `[K]`, log π_ref of each target, in nats; None where they were not computed yet.
     """
@@ -72,7 +72,7 @@ class Sequences(NamedTuple):
 
     @property
     def lengths(self) -> Tensor:
-        """Number of tokens of each completion, int64 `[R]`."""
+        """Number of targets of each completion, int64 `[R]`."""
         return self.completion_mask.sum(-1)
 
     def table(self, values: Tensor) -> Tensor:
@@ -86,14 +86,29 @@ class Sequences(NamedTuple):
         order = self.segments.order
         ids = (self.input_ids if order is None else self.input_ids[order]).cpu().numpy()
         bounds = np.cumsum(self.segments.key_lengths)[:-1]
-        lengths = self.lengths.tolist()
-        return [(row[:-n], row[-n:]) for row, n in zip(np.split(ids, bounds), lengths, strict=True)]
+        # The first token of every completion is a target, and its predictor the last one of the prompt.
+        ends = [int(places[0]) + 1 for places in self._positions_of_predictors()]
+        return [(row[:end], row[end:]) for row, end in zip(np.split(ids, bounds), ends, strict=True)]
+
+    def learned(self) -> list[NDArray[np.bool_]]:
+        """Which tokens of each completion are targets, as they were given to `pack`."""
+        masks = []
+        for places, length in zip(self._positions_of_predictors(), self.segments.key_lengths, strict=True):
+            masks.append(np.zeros(length - 1 - places[0], dtype=np.bool_))
+            masks[-1][places - places[0]] = True
+        return masks
+
+    def _positions_of_predictors(self) -> list[NDArray[np.int64]]:
+        """The position of each target's predictor in its own sequence, one array for each sequence."""
+        positions = self.position_ids[self.predictors].cpu().numpy()
+        return np.split(positions, self.lengths.cumsum(0)[:-1].cpu().numpy()) if len(self.lengths) else []
 
 
 def pack(
     prompts: Sequence[NDArray[Any]],
     completions: Sequence[NDArray[Any]],
     *,
+    learned: Sequence[NDArray[np.bool_]] | None = None,
     reference_logps: Sequence[NDArray[np.float32]] | None = None,
     share_prompts: bool = True,
 ) -> Sequences:
@@ -102,7 +117,8 @@ def pack(
     Args:
         prompts: Tokens of each prompt, at least one.
         completions: Tokens of each completion, at least one.
-        reference_logps: log π_ref of each token of each completion; None where there are none.
+        learned: Which tokens of each completion the loss is on, the first one always; None is all of them.
+        reference_logps: log π_ref of each token that the loss is on; None where there are none.
         share_prompts: Whether a prompt that occurs several times stands in the row once.
 
     Example:
@@ -122,8 +138,9 @@ def pack(
     positions: list[NDArray[np.int64]] = []
     sequences: list[NDArray[np.int64]] = []
     predictors: list[NDArray[np.int64]] = []
+    targets = [np.asarray(completion) for completion in completions]
     end = 0
-    for prompt, completion in zip(prompts, completions, strict=True):
+    for number, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         start, begin = end, 0
         if share_prompts:
             start = place_of_prompt.setdefault(np.asarray(prompt).tobytes(), end)
@@ -136,10 +153,13 @@ def pack(
         positions.append(np.arange(begin, length))
         sequences.append(np.concatenate([np.arange(start, start + begin), np.arange(end, end + length - begin)]))
         predictors.append(sequences[-1][len(prompt) - 1 : -1])
+        if learned is not None:
+            assert learned[number][0], "the prompt ends where the first token that is learned begins"
+            predictors[-1], targets[number] = (part[learned[number]] for part in (predictors[-1], targets[number]))
         end += length - begin
     query_lengths, key_lengths = [len(part) for part in positions], [len(part) for part in sequences]
-    lengths = torch.tensor([len(completion) for completion in completions], dtype=torch.int64)
-    mask = torch.arange(max(map(len, completions), default=0)) < lengths[:, None]
+    lengths = torch.tensor([len(part) for part in targets], dtype=torch.int64)
+    mask = torch.arange(max(map(len, targets), default=0)) < lengths[:, None]
     return Sequences(
         input_ids=_joined(ids),
         position_ids=_joined(positions),
@@ -150,7 +170,7 @@ def pack(
             _bounds(key_lengths),
             None if query_lengths == key_lengths else _joined(sequences),
         ),
-        targets=_joined(completions),
+        targets=_joined(targets),
         predictors=_joined(predictors),
         predicting=torch.from_numpy(np.unique(np.concatenate([np.zeros(0, np.int64), *predictors]))),
         completion_mask=mask,

@@ -2,24 +2,72 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Literal, get_args
 
 from halo_lightning.data.base import FeedbackDataModule as FeedbackDataModule
 from halo_lightning.data.batching import TokenizedDataset
 from halo_lightning.data.sampling import Balance, BalancedBatchSampler, BatchSampler, check_even
 from halo_lightning.data.sources.bad_rows import OnBadRow
-from halo_lightning.data.sources.config import Source
+from halo_lightning.data.sources.config import KeepPrompt, Source
 from halo_lightning.data.truncation import TooLong
 from halo_lightning.errors import ConfigError
+
+LossOn = Literal["last_turn", "all_turns"]
 
 
 class SFTDataModule(FeedbackDataModule):
     """Demonstrations for `SFT`: rows with `prompt` and `completion`, or `messages`.
 
     Reads preference pairs as well (the chosen completions), and unary feedback (the desirable ones).
+
+    Args:
+        loss_on: What of a conversation is learned: `last_turn`, the completion; `all_turns`, every turn of the
+            assistant.
+        options: Those of `FeedbackDataModule`.
     """
 
     feedback = "sft"
+
+    def __init__(
+        self,
+        train: str | Source | list[str | Source],
+        *,
+        validation: str | Source | list[str | Source] | None = None,
+        validation_fraction: float = 0.1,
+        tokenizer: str | None = None,
+        batch_size: int = 32,
+        micro_batch_size: int | None = None,
+        max_length: int = 1024,
+        max_prompt_length: int = 512,
+        too_long: TooLong = "truncate",
+        keep_prompt: KeepPrompt | None = None,
+        share_prompts: bool = True,
+        num_workers: int = 0,
+        seed: int = 1,
+        loss_on: LossOn = "last_turn",
+        on_bad_row: OnBadRow = "error",
+        bad_rows_file: str | None = None,
+    ) -> None:
+        super().__init__(
+            train,
+            validation=validation,
+            validation_fraction=validation_fraction,
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            micro_batch_size=micro_batch_size,
+            max_length=max_length,
+            max_prompt_length=max_prompt_length,
+            too_long=too_long,
+            keep_prompt=keep_prompt,
+            share_prompts=share_prompts,
+            num_workers=num_workers,
+            seed=seed,
+            on_bad_row=on_bad_row,
+            bad_rows_file=bad_rows_file,
+        )
+        if loss_on not in get_args(LossOn):
+            raise ConfigError(f"loss_on is {loss_on!r}: expected 'last_turn' or 'all_turns'")
+        self.all_turns = loss_on == "all_turns"
 
 
 class PairedDataModule(FeedbackDataModule):
@@ -57,6 +105,7 @@ class UnaryDataModule(FeedbackDataModule):
         max_length: int = 1024,
         max_prompt_length: int = 512,
         too_long: TooLong = "truncate",
+        keep_prompt: KeepPrompt | None = None,
         share_prompts: bool = True,
         num_workers: int = 0,
         seed: int = 1,
@@ -74,6 +123,7 @@ class UnaryDataModule(FeedbackDataModule):
             max_length=max_length,
             max_prompt_length=max_prompt_length,
             too_long=too_long,
+            keep_prompt=keep_prompt,
             share_prompts=share_prompts,
             num_workers=num_workers,
             seed=seed,

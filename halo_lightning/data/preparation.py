@@ -15,7 +15,7 @@ from halo_lightning.data.feedback import Example, Feedback, Paired, Unary
 from halo_lightning.data.rendering import Encoded, RenderingError, encode_batch, generation_tail
 from halo_lightning.data.selection import Mixture
 from halo_lightning.data.sources.bad_rows import BadRows
-from halo_lightning.data.sources.config import Source
+from halo_lightning.data.sources.config import KeepPrompt, Source
 from halo_lightning.data.sources.left_out import LeftOut
 from halo_lightning.data.sources.rows import Row
 from halo_lightning.data.truncation import Limits, Truncation
@@ -51,6 +51,8 @@ def prepare(
     *,
     seed: int = 1,
     bad_rows: BadRows | None = None,
+    all_turns: bool = False,
+    keep_prompt: KeepPrompt | None = None,
 ) -> tuple[TokenizedDataset, TokenizedDataset, Prepared]:
     """Reads, mixes, converts, renders, tokenises and cuts; memory holds the tokens, and a few hundred rows at a time.
 
@@ -62,6 +64,8 @@ def prepare(
         held_out: Whether the examples of a prompt go to the second data set.
         seed: Of what is drawn at random, where a source has no seed of its own.
         bad_rows: What happens to a row that cannot be used; None raises its error.
+        all_turns: Whether the loss is on all turns of the assistant; for demonstrations.
+        keep_prompt: Which part of a prompt stays where it has to be cut, for sources that do not say.
 
     Returns:
         The examples to use, the examples held out, and the counts.
@@ -70,26 +74,27 @@ def prepare(
         DataError: Something in the sources cannot be used.
     """
     bad = BadRows() if bad_rows is None else bad_rows
-    mixture = Mixture(sources, feedback, seed)
+    mixture = Mixture(sources, feedback, seed, keep_prompt)
     truncation = Truncation(limits, tokenizer.bos_token_id, generation_tail(tokenizer))
     prepared = Prepared(truncation, mixture.left_out, mixture.notes, bad)
     builders = [TokenizedDatasetBuilder(feedback) for _ in range(2)]
     examples = mixture.examples(bad)
     while chunk := list(itertools.islice(examples, CHUNK)):
         parts: list[list[tuple[Example, list[Encoded]]]] = [[], []]
-        for example, sequences in _encode(tokenizer, chunk, truncation, bad):
+        for example, sequences in _encode(tokenizer, chunk, truncation, bad, all_turns):
             parts[held_out is not None and held_out(example.prompt)].append((example, sequences))
         for builder, part in zip(builders, parts, strict=True):
             builder.add(
                 [sequence for _, sequences in part for sequence in sequences],
                 [example.weight for example, _ in part],
                 [example.desirable for example, _ in part if isinstance(example, Unary)],
+                [(example.file, example.line) for example, _ in part],
             )
     return builders[0].build(), builders[1].build(), prepared
 
 
 def _encode(
-    tokenizer: Any, chunk: list[Example], truncation: Truncation, bad: BadRows
+    tokenizer: Any, chunk: list[Example], truncation: Truncation, bad: BadRows, all_turns: bool
 ) -> Iterator[tuple[Example, list[Encoded]]]:
     """Some examples, each with the tokens of its completions."""
     texts = [(example, text) for example in chunk for text in _completions(example)]
@@ -100,18 +105,21 @@ def _encode(
                 [example.prompt for example, _ in texts],
                 [text for _, text in texts],
                 [example.tools for example, _ in texts],
+                all_turns=all_turns,
             )
         )
     except RenderingError as error:
         if len(chunk) > 1 and bad.action == "skip":  # all but those that fail can be used
             for example in chunk:
-                yield from _encode(tokenizer, [example], truncation, bad)
+                yield from _encode(tokenizer, [example], truncation, bad, all_turns)
             return
         example = texts[error.position][0]
         _refuse(DataError(error.message, file=example.file, line=example.line), example, bad, error)
         return
     for example in chunk:
         sequences = list(itertools.islice(encoded, len(_completions(example))))
+        if truncation.drop(sequences, example.file, example.line):
+            continue
         try:
             cut = [truncation.apply(one, example.file, example.line, example.keep_prompt) for one in sequences]
         except DataError as error:

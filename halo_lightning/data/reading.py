@@ -70,10 +70,12 @@ class SourceReader:
         source: The source.
         feedback: The kind of feedback that is wanted.
         seed: Of what is drawn at random, where the source has no seed of its own.
+        keep_prompt: Which part of a prompt stays where it has to be cut, where the source does not say; None is what
+            the report's runs did: the start in SHP and OpenAssistant, else the end.
     """
 
-    def __init__(self, source: Source, feedback: Feedback, seed: int) -> None:
-        self.source, self.feedback = source, feedback
+    def __init__(self, source: Source, feedback: Feedback, seed: int, keep_prompt: KeepPrompt | None = None) -> None:
+        self.source, self.feedback, self.keep_prompt = source, feedback, source.keep_prompt or keep_prompt
         self.seed = seed if source.seed is None else source.seed
         self._action: BadRows = BadRows()
 
@@ -82,7 +84,7 @@ class SourceReader:
         self._action = bad
         rows = self._named_rows(left_out, bad)
         form, implicit, rows = self._form(rows)
-        keep: KeepPrompt = self.source.keep_prompt or ("end" if form == "rows" else "start")
+        keep: KeepPrompt = self.keep_prompt or ("end" if form == "rows" else "start")
         pairer = Pairer()
         for example in self._parsed(self._unified(rows, form, implicit, left_out, bad), left_out, bad):
             kept = keeping(example, keep)

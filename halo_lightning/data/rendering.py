@@ -13,6 +13,9 @@ business.
 Where a token straddles the boundary between prompt and completion, it belongs to the completion: nothing that the
 loss should be on is lost, and the tokens are still those of the whole text. Only if there would be no prompt left
 does that token go to the prompt, since nothing could predict it.
+
+Where the loss is to be on all turns of the assistant, the prompt is what comes before the first of them, and the
+completion says which of its tokens are learned: those of the assistant's turns, each with the marker that ends it.
 """
 
 from __future__ import annotations
@@ -20,10 +23,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import takewhile
 from typing import Any, NamedTuple
 
 from halo_lightning.data.conversations import Conversation, Message
+from halo_lightning.data.turns import LostTurnError, assistant_spans, common, contains, turn_start
 from halo_lightning.errors import ConfigError, DataError
 
 DEFAULT_CHAT_TEMPLATE = (
@@ -49,10 +52,21 @@ BOS_PREFIX = "{{- bos_token -}}"
 
 
 class Encoded(NamedTuple):
-    """Tokens of a prompt and of its completion, the end-of-sequence token included."""
+    """Tokens of a prompt and of its completion, the end-of-sequence token included.
+
+    Attributes:
+        prompt_ids: Tokens of the prompt.
+        completion_ids: Tokens of the completion.
+        learned: Which of the completion's tokens the loss is on, the first one always; None is all of them.
+        prompt_cut: How many tokens of the prompt were cut.
+        completion_cut: How many tokens of the completion were cut.
+    """
 
     prompt_ids: list[int]
     completion_ids: list[int]
+    learned: list[bool] | None = None
+    prompt_cut: int = 0
+    completion_cut: int = 0
 
 
 class RenderingError(DataError):
@@ -100,6 +114,8 @@ def encode_batch(
     prompts: Sequence[Conversation],
     completions: Sequence[str],
     tools: Sequence[Any] | None = None,
+    *,
+    all_turns: bool = False,
 ) -> list[Encoded]:
     """The tokens of prompts and completions, one for one.
 
@@ -108,23 +124,28 @@ def encode_batch(
         prompts: What the completions answer. Consecutive equal ones are rendered once.
         completions: One for each prompt.
         tools: The tools that each prompt offers, for the chat template; None where it offers none.
+        all_turns: Whether the loss is on all turns of the assistant, those in the prompt too; else it is on the
+            completion alone.
 
     Raises:
         RenderingError: The chat template refuses a conversation, or leaves its completion out.
     """
-    texts, boundaries = [], []
+    texts: list[str] = []
+    boundaries: list[list[int]] = []
     last_prompt, last_text = None, ""
     offered = itertools.repeat(None) if tools is None else tools
     for position, (prompt, completion, offer) in enumerate(zip(prompts, completions, offered)):  # noqa: B905
         if prompt is not last_prompt:
             last_prompt, last_text = prompt, _render(tokenizer, prompt, position, offer, generation=True)
-        whole = _render(tokenizer, (*prompt, Message(role="assistant", content=completion)), position, offer)
-        text, boundary = _find_boundary(last_text, whole, completion, tokenizer.eos_token, position)
-        texts.append(text)
-        boundaries.append(boundary)
+        messages = (*prompt, Message(role="assistant", content=completion))
+        whole = _render(tokenizer, messages, position, offer)
+        boundary = _find_boundary(last_text, whole, completion, position)
+        stripped = whole.rstrip()  # white space after the end-of-sequence token would come after the end
+        texts.append(stripped if stripped.endswith(tokenizer.eos_token) else whole)
+        boundaries.append(_all_turns(tokenizer, messages, whole, position, offer) if all_turns else [boundary])
     split = _split_fast if tokenizer.is_fast else _split_slow
     return [
-        _finish(ids, where, tokenizer.eos_token_id)
+        _finish(ids, where, tokenizer.eos_token_id, all_turns)
         for ids, where in split(tokenizer, texts, boundaries)
     ]  # fmt: skip
 
@@ -138,7 +159,7 @@ def generation_tail(tokenizer: Any) -> int:
         except RenderingError:  # a template that wants more than one turn of the user
             return 0
         ends.append(tokenizer(text, add_special_tokens=False)["input_ids"][::-1])
-    return _common(*ends)
+    return common(*ends)
 
 
 def _render(
@@ -157,45 +178,60 @@ def _render(
         ) from error
 
 
-def _find_boundary(prompt: str, whole: str, completion: str, eos: str, position: int) -> tuple[str, int]:
-    """The text to tokenise, and the character at which its completion starts."""
+def _find_boundary(prompt: str, whole: str, completion: str, position: int) -> int:
+    """The character at which the completion starts."""
     content = completion.strip()
-    boundary = len(prompt)
-    if not whole.startswith(prompt):
-        # The template writes something after the prompt that it does not write in a finished conversation: for
-        # example DeepSeek-R1's generation prompt opens a <think> section. They have the part before it in common.
-        boundary = min(_common(prompt, whole), max(whole.rfind(content), 0))
-    if boundary == 0 or not _contains(whole[boundary:], content):
+    boundary = turn_start(prompt, whole, content, last=True)
+    if boundary == 0 or not contains(whole[boundary:], content):
         raise RenderingError(
             "the chat template leaves out the completion, or changes its text, so it cannot be learnt from",
             position,
         )
-    stripped = whole.rstrip()  # white space after the end-of-sequence token would come after the end
-    return (stripped if stripped.endswith(eos) else whole), boundary
+    return boundary
 
 
-def _common(one: Sequence[Any], other: Sequence[Any]) -> int:
-    """How many elements two sequences have in common at their start."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+def _all_turns(tokenizer: Any, messages: Conversation, whole: str, position: int, offer: Any) -> list[int]:
+    """The characters at which the assistant's turns start and end, in turn, without the end of the last one."""
+
+    def render(part: Conversation, generation: bool) -> str:
+        return _render(tokenizer, part, position, offer, generation=generation)
+
+    try:
+        spans = assistant_spans(messages, whole, render)
+    except LostTurnError:
+        raise RenderingError(
+            "the chat template leaves out an earlier turn of the assistant, or changes its text, so it cannot be learnt"
+            " from: set loss_on to 'last_turn', or leave the row out",
+            position,
+        ) from None
+    return [place for span in spans for place in span][:-1]
 
 
-def _contains(text: str, content: str) -> bool:
-    """Whether a text has the content in it, except for differences in white space."""
-    return content in text or "".join(content.split()) in "".join(text.split())
+def _finish(ids: list[int], places: list[int], eos: int, all_turns: bool) -> Encoded:
+    """One end-of-sequence token at the end, at least one token in the prompt.
 
-
-def _finish(ids: list[int], boundary: int, eos: int) -> Encoded:
-    """One end-of-sequence token at the end, at least one token in the prompt."""
+    Args:
+        ids: All tokens.
+        places: The tokens at which turns that are learned start and end, in turn; the last one ends with the text.
+        eos: The end-of-sequence token.
+        all_turns: Whether it has to be said which tokens are learned.
+    """
     while len(ids) > 1 and ids[-1] == ids[-2] == eos:
         ids.pop()
     if ids[-1] != eos:
         ids.append(eos)
-    boundary = min(max(boundary, 1), len(ids) - 1)
-    return Encoded(ids[:boundary], ids[boundary:])
+    boundary = min(max(places[0], 1), len(ids) - 1)
+    if not all_turns:
+        return Encoded(ids[:boundary], ids[boundary:])
+    learned = [False] * len(ids)
+    for start, end in zip(places[::2], [*places[1::2], len(ids)], strict=True):
+        learned[start:end] = [True] * (end - start)
+    learned[boundary] = True
+    return Encoded(ids[:boundary], ids[boundary:], learned[boundary:])
 
 
-def _split_fast(tokenizer: Any, texts: list[str], boundaries: list[int]) -> list[tuple[list[int], int]]:
-    """Tokens, and the number of those that are the prompt's, from the characters that each token stands for."""
+def _split_fast(tokenizer: Any, texts: list[str], boundaries: list[list[int]]) -> list[tuple[list[int], list[int]]]:
+    """Tokens, and the places among them of each text's boundaries, from the characters that each token stands for."""
     encodings = tokenizer(
         texts,
         add_special_tokens=False,
@@ -206,9 +242,23 @@ def _split_fast(tokenizer: Any, texts: list[str], boundaries: list[int]) -> list
         verbose=False,
     ).encodings
     return [
-        (encoding.ids, _first_completion_token(tokenizer, encoding, text, boundary))
-        for encoding, text, boundary in zip(encodings, texts, boundaries, strict=True)
+        (
+            encoding.ids,
+            [_place(tokenizer, encoding, text, mark, ends=number % 2 == 1) for number, mark in enumerate(marks)],
+        )
+        for encoding, text, marks in zip(encodings, texts, boundaries, strict=True)
     ]
+
+
+def _place(tokenizer: Any, encoding: Any, text: str, boundary: int, *, ends: bool) -> int:
+    """The token at which a turn starts, or before which it ends: one that straddles the boundary belongs to it."""
+    place = _first_completion_token(tokenizer, encoding, text, boundary)
+    if not ends or place == len(encoding):
+        return place
+    start = encoding.token_to_chars(place)[0]
+    if text[start - 1 : start] == " " != text[start : start + 1] and _spaces(tokenizer, encoding.ids[place])[0]:
+        start -= 1  # the space that a byte-level tokenizer leaves out of its offsets
+    return place + (start < boundary)
 
 
 def _first_completion_token(tokenizer: Any, encoding: Any, text: str, boundary: int) -> int:
@@ -246,13 +296,17 @@ def _spaces_of(token: str) -> tuple[int, int]:
     return len(token) - len(token.lstrip(marks)), len(token) - len(token.rstrip(marks))
 
 
-def _split_slow(tokenizer: Any, texts: list[str], boundaries: list[int]) -> list[tuple[list[int], int]]:
-    """The same without offsets: the tokens that the prompt's own tokens and those of the whole text begin with."""
+def _split_slow(tokenizer: Any, texts: list[str], boundaries: list[list[int]]) -> list[tuple[list[int], list[int]]]:
+    """The same without offsets: the tokens that a text up to a boundary and the whole text both begin with."""
     result = []
-    for text, boundary in zip(texts, boundaries, strict=True):
+    for text, marks in zip(texts, boundaries, strict=True):
         ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        prompt_ids = list(tokenizer(text[:boundary], add_special_tokens=False)["input_ids"])
-        result.append((ids, _common(prompt_ids, ids)))
+        places = []
+        for number, mark in enumerate(marks):
+            before = list(tokenizer(text[:mark], add_special_tokens=False)["input_ids"])
+            shared = common(before, ids)
+            places.append(shared + (number % 2 == 1 and shared < len(before)))
+        result.append((ids, places))
     return result
 
 

@@ -20,7 +20,7 @@ from halo_lightning.data.conversion import prompt_key
 from halo_lightning.data.feedback import Example, Feedback, Unary
 from halo_lightning.data.reading import SourceReader
 from halo_lightning.data.sources.bad_rows import BadRows
-from halo_lightning.data.sources.config import Source
+from halo_lightning.data.sources.config import KeepPrompt, Source
 from halo_lightning.data.sources.left_out import LeftOut
 from halo_lightning.errors import ConfigError, DataError
 
@@ -50,14 +50,21 @@ class Mixture:
         sources: The sources.
         feedback: The kind of feedback that is wanted.
         seed: Of what is drawn at random, for sources that have no seed of their own.
+        keep_prompt: Which part of a prompt stays where it has to be cut, for sources that do not say.
 
     Attributes:
         left_out: For each source, the rows that gave no example.
         notes: What the selection left out, one line for each source that has one.
     """
 
-    def __init__(self, sources: Iterable[str | Source], feedback: Feedback, seed: int = 1) -> None:
-        self.readers = [SourceReader(Source.of(source), feedback, seed) for source in sources]
+    def __init__(
+        self,
+        sources: Iterable[str | Source],
+        feedback: Feedback,
+        seed: int = 1,
+        keep_prompt: KeepPrompt | None = None,
+    ) -> None:
+        self.readers = [SourceReader(Source.of(source), feedback, seed, keep_prompt) for source in sources]
         self.left_out: dict[str, LeftOut] = {}
         self.notes: list[str] = []
         for reader in self.readers:

@@ -25,9 +25,10 @@ class DataSummary:
         cut_prompts: Prompts that were cut, in training and validation.
         cut_completions: Completions that were cut, in training and validation.
         tokens: Tokens to train on, prompts included.
-        completion_tokens: Tokens of completions among them.
+        completion_tokens: Tokens that the loss is on among them.
         notes: What was left out, skipped and cut, one line each, with the place of the first.
         bad_rows: Rows that were skipped because they cannot be used.
+        too_long: Examples that were left out because they are too long.
     """
 
     feedback: Feedback
@@ -42,12 +43,13 @@ class DataSummary:
     completion_tokens: int
     notes: tuple[str, ...] = ()
     bad_rows: int = 0
+    too_long: int = 0
 
     @classmethod
     def of(cls, train: TokenizedDataset, validation: TokenizedDataset, prepared: list[Prepared]) -> DataSummary:
         """Counts two data sets and what their preparation reported."""
         left_out = [(source, rows) for one in prepared for source, rows in one.left_out.items() if len(rows)]
-        truncations = [one.truncation for one in prepared if one.truncation.prompts or one.truncation.completions]
+        truncations = [one.truncation for one in prepared if one.truncation]
         skipped = list({id(one.bad_rows): one.bad_rows for one in prepared if one.bad_rows.count}.values())
         desirable = None if train.desirable is None else int(train.desirable.sum())
         tokens = len(train.tokens)
@@ -61,7 +63,7 @@ class DataSummary:
             cut_prompts=sum(truncation.prompts for truncation in truncations),
             cut_completions=sum(truncation.completions for truncation in truncations),
             tokens=tokens,
-            completion_tokens=tokens - int(train.prompt_lengths.sum()),
+            completion_tokens=int(train.completion_offsets[-1]),
             notes=(
                 *(f"{source}: {rows}" for source, rows in left_out),
                 *(
@@ -75,6 +77,7 @@ class DataSummary:
                 *map(str, truncations),
             ),
             bad_rows=sum(bad.count for bad in skipped),
+            too_long=sum(truncation.dropped for truncation in truncations),
         )
 
     def __str__(self) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from halo_lightning.data.rendering import Encoded
 from halo_lightning.data.sources.config import KeepPrompt
 from halo_lightning.errors import ConfigError, DataError, place
 
-TooLong = Literal["truncate", "error"]
+TooLong = Literal["truncate", "drop", "error"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Limits:
     Args:
         max_length: Most tokens of prompt and completion together.
         max_prompt_length: Where the whole is too long, the prompt is cut to no fewer tokens than this.
-        too_long: `truncate` cuts an example that is too long, `error` refuses it.
+        too_long: `truncate` cuts an example that is too long, `drop` leaves it out, `error` refuses it.
 
     Raises:
         ConfigError: With these numbers there would be examples without prompt or without completion.
@@ -39,8 +40,8 @@ class Limits:
                 f"max_prompt_length is {self.max_prompt_length} and max_length is {self.max_length}: expected"
                 " max_prompt_length from 1 to max_length - 1, so that prompt and completion both have room"
             )
-        if self.too_long not in ("truncate", "error"):
-            raise ConfigError(f"too_long is {self.too_long!r}: expected 'truncate' or 'error'")
+        if self.too_long not in get_args(TooLong):
+            raise ConfigError(f"too_long is {self.too_long!r}: expected 'truncate', 'drop' or 'error'")
 
 
 def truncate(
@@ -51,7 +52,7 @@ def truncate(
     bos_id: int | None = None,
     keep_prompt: KeepPrompt = "end",
     tail: int = 0,
-) -> Encoded:
+) -> tuple[list[int], list[int]]:
     """Cuts an example to `max_length` tokens; one that is not longer stays as it is, however long its prompt.
 
     The prompt goes first, from its old end (its start), as far as needed but not below `max_prompt_length` tokens.
@@ -78,7 +79,7 @@ def truncate(
         prompt = [prompt_ids[0], *prompt_ids[len(prompt_ids) - kept + 1 :]]
     else:
         prompt = prompt_ids[-kept:]
-    return Encoded(prompt, completion_ids[: max_length - len(prompt)])
+    return prompt, completion_ids[: max_length - len(prompt)]
 
 
 @dataclass
@@ -93,8 +94,10 @@ class Truncation:
         prompts: Prompts cut.
         prompt_ends: Those among them that were cut at their end, since `keep_prompt` is `start`.
         completions: Completions cut.
+        dropped: Examples left out because they are too long, since `too_long` is `drop`.
         first_prompt: File and line of the first prompt cut.
         first_completion: File and line of the first completion cut.
+        first_dropped: File and line of the first example left out.
     """
 
     limits: Limits
@@ -104,8 +107,19 @@ class Truncation:
     prompts: int = 0
     prompt_ends: int = 0
     completions: int = 0
+    dropped: int = 0
     first_prompt: str = field(default="", repr=False)
     first_completion: str = field(default="", repr=False)
+    first_dropped: str = field(default="", repr=False)
+
+    def drop(self, sequences: Sequence[Encoded], file: str, line: int) -> bool:
+        """Whether an example of these sequences is left out, and counted, because one of them is too long."""
+        longest = max(len(one.prompt_ids) + len(one.completion_ids) for one in sequences)
+        if self.limits.too_long != "drop" or longest <= self.limits.max_length:
+            return False
+        self.dropped += 1
+        self.first_dropped = self.first_dropped or place(file, line)
+        return True
 
     def apply(self, encoded: Encoded, file: str, line: int, keep_prompt: KeepPrompt = "end") -> Encoded:
         """One example within the limits.
@@ -126,17 +140,36 @@ class Truncation:
                 file=file,
                 line=line,
             )
-        result = truncate(*encoded, limits.max_length, limits.max_prompt_length, self.bos_id, keep_prompt, self.tail)
-        if len(result.prompt_ids) < prompt:
+        prompt_ids, completion_ids = truncate(
+            encoded.prompt_ids,
+            encoded.completion_ids,
+            limits.max_length,
+            limits.max_prompt_length,
+            self.bos_id,
+            keep_prompt,
+            self.tail,
+        )
+        prompt_cut, completion_cut = prompt - len(prompt_ids), completion - len(completion_ids)
+        if prompt_cut:
             self.prompts += 1
             self.prompt_ends += keep_prompt == "start"
             self.first_prompt = self.first_prompt or place(file, line)
-        if len(result.completion_ids) < completion:
+        if completion_cut:
             self.completions += 1
             self.first_completion = self.first_completion or place(file, line)
-        return result
+        learned = None if encoded.learned is None else encoded.learned[: len(completion_ids)]
+        return Encoded(prompt_ids, completion_ids, learned, prompt_cut, completion_cut)
+
+    def __bool__(self) -> bool:
+        """Whether anything was cut or left out."""
+        return bool(self.prompts or self.completions or self.dropped)
 
     def __str__(self) -> str:
+        if self.dropped:
+            return (
+                f"left out {self.dropped} examples that are longer than max_length={self.limits.max_length} (first:"
+                f" {self.first_dropped})"
+            )
         if not (self.prompts or self.completions):
             return f"none of {self.examples} sequences is longer than max_length={self.limits.max_length}"
         parts = []

@@ -63,7 +63,7 @@ class CSFT(HaloModule):
         prompts = [
             np.concatenate([prompt, controls[good]]) for (prompt, _), good in zip(rows, desirable.tolist(), strict=True)
         ]
-        return pack(prompts, [completion for _, completion in rows])
+        return pack(prompts, [completion for _, completion in rows], learned=sequences.learned())
 
     @property
     def control_tokens(self) -> dict[bool, list[int]]:

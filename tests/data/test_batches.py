@@ -46,7 +46,39 @@ def test_values_return_to_their_cells() -> None:
     assert values.grad.tolist() == [1, 10, 100]
 
 
+def test_only_learned_tokens_are_targets() -> None:
+    mask = [np.array([True, False, True]), np.array([True, False])]
+    sequences = packed([[1, 2], [1, 2]], [[3, 4, 5], [6, 7]], learned=mask)
+    assert sequences.input_ids.tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert sequences.targets.tolist() == [3, 5, 6]
+    assert sequences.predictors.tolist() == [1, 3, 1]
+    assert sequences.completion_mask.int().tolist() == [[1, 1], [1, 0]]
+    assert sequences.lengths.tolist() == [2, 1]
+    assert sequences.real_tokens == 9
+
+
 tokens = st.lists(st.integers(0, 3), min_size=1, max_size=4)
+learned_tokens = st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=4)
+rows_with_masks = st.lists(st.tuples(tokens, st.integers(0, 3), learned_tokens), min_size=1, max_size=6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows_with_masks, st.booleans())
+def test_unpacking_gives_back_masks(rows: list[tuple[list[int], int, list[tuple[int, bool]]]], share: bool) -> None:
+    prompts = [prompt for prompt, _, _ in rows]
+    completions = [[first, *(token for token, _ in rest)] for _, first, rest in rows]
+    masks = [[True, *(yes for _, yes in rest)] for _, _, rest in rows]
+    sequences = packed(prompts, completions, learned=[np.array(mask) for mask in masks], share_prompts=share)
+    assert [(p.tolist(), c.tolist()) for p, c in sequences.unpacked()] == list(zip(prompts, completions, strict=True))
+    assert [mask.tolist() for mask in sequences.learned()] == masks
+    chosen = [
+        (before, token)
+        for prompt, completion, mask in zip(prompts, completions, masks, strict=True)
+        for before, token, yes in zip([prompt[-1], *completion], completion, mask, strict=False)
+        if yes
+    ]
+    assert list(zip(sequences.input_ids[sequences.predictors].tolist(), sequences.targets.tolist())) == chosen  # noqa: B905
+    assert sequences.lengths.tolist() == [sum(mask) for mask in masks]
 
 
 @settings(max_examples=200, deadline=None)

@@ -10,6 +10,7 @@ from halo_lightning.data.batches import PairedBatch, SFTBatch, UnaryBatch
 from halo_lightning.data.batching import TokenizedDataset, TokenizedDatasetBuilder
 from halo_lightning.data.feedback import Feedback
 from halo_lightning.data.rendering import Encoded
+from halo_lightning.errors import RowNumber
 
 SEQUENCES = [
     Encoded([1, 2], [3]),
@@ -110,3 +111,31 @@ def test_holds_arrays_and_no_objects_per_row() -> None:
         np.float32,
         np.bool_,
     ]
+
+
+def test_some_tokens_are_learned() -> None:
+    builder = TokenizedDatasetBuilder("sft")
+    builder.add([Encoded([1, 2], [3, 4, 5], [True, False, True])], [1.0], [])
+    builder.add([Encoded([6], [7, 8, 9], [True, True, False]), Encoded([6], [7], [True])], [1.0, 1.0], [])
+    data = builder.build()
+    assert data.learned is not None
+    assert data.learned.tolist() == [0, 0, 1, 0, 1, 0, 1, 1, 0, 0, 1]
+    assert data.completion_offsets.tolist() == [0, 2, 4, 5]
+    data.reference_logps = -np.arange(5, dtype=np.float32)
+    sequences = data[[1, 0, 2]].sequences
+    assert sequences.targets.tolist() == [7, 8, 3, 5, 7]
+    assert sequences.reference_logps.tolist() == [-2, -3, 0, -1, -4]
+
+
+def test_where_examples_came_from() -> None:
+    builder = TokenizedDatasetBuilder("paired")
+    builder.add([*SEQUENCES[:2]], [1.0], [], [("a.jsonl", 3)])
+    builder.add(
+        [Encoded([1], [2], None, 5, 0), Encoded([1], [3], None, 5, 6)], [1.0], [], [("b.parquet", RowNumber(7))]
+    )
+    data = builder.build()
+    assert (data.place(0), data.place(1)) == ("a.jsonl, line 3", "b.parquet, row 7")
+    assert data.origins is not None
+    assert data.origins["prompt_cut"].tolist() == [0, 0, 5, 5]
+    assert data.origins["completion_cut"].tolist() == [0, 0, 0, 6]
+    assert dataset("sft").place(0) == ""

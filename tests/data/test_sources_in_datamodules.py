@@ -102,6 +102,38 @@ def test_the_side_that_is_cut(tmp_path: Path) -> None:
     assert "6 prompts at their start or end (4)" in str(data.summary)
 
 
+def test_the_side_that_is_cut_for_all_sources(tmp_path: Path) -> None:
+    words = "one two three four five six seven eight nine ten"
+    shp = write_rows(tmp_path / "shp.jsonl", [shp_row(words, "yes", "no")])
+    own = write_rows(tmp_path / "own.jsonl", [{"prompt": words, "chosen": "yes", "rejected": "no"}])
+    options = {"max_length": 40, "max_prompt_length": 30}
+    for keep, word in (("start", "one"), ("end", "ten")):
+        data = module(PairedDataModule, [shp, own], keep_prompt=keep, **options)
+        assert all(word in prompt for prompt in prompts(data))
+    asked, other, *_ = prompts(
+        module(PairedDataModule, [Source(own, keep_prompt="end"), own], keep_prompt="start", **options)
+    )
+    assert "ten" in asked
+    assert "one" in other
+
+
+def test_what_is_too_long_is_left_out_if_asked_to(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Hi", "chosen": "yes", "rejected": "no"},
+        {"prompt": "Hi", "chosen": "yes", "rejected": "no" * 40},
+    ]
+    path = write_rows(tmp_path / "rows.jsonl", [rows[0], rows[1], rows[0]])
+    data = module(PairedDataModule, path, too_long="drop", max_length=40, max_prompt_length=30)
+    assert (data.summary.train, data.summary.too_long, data.summary.cut_completions) == (2, 1, 0)
+    assert data.summary.notes == (f"left out 1 examples that are longer than max_length=40 (first: {path}, line 2)",)
+    assert [data.train_dataset.place(number) for number in range(2)] == [f"{path}, line 1", f"{path}, line 3"]
+    path = write_rows(tmp_path / "long.jsonl", rows[1:])
+    with pytest.raises(
+        DataError, match="no example for training: left out 1 examples that are longer than max_length=40"
+    ):
+        module(PairedDataModule, path, too_long="drop", max_length=40, max_prompt_length=30)
+
+
 def test_the_selection_is_in_the_summary(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a.jsonl", thumbs(20, 10))
     data = module(UnaryDataModule, Source(path, keep_undesirable=0.2))

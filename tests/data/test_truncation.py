@@ -92,5 +92,27 @@ def test_limits_that_leave_no_room(numbers: tuple[int, int]) -> None:
 
 
 def test_a_mistyped_choice() -> None:
-    with pytest.raises(ConfigError, match="'truncate' or 'error'"):
-        Limits(too_long="drop")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="'truncate', 'drop' or 'error'"):
+        Limits(too_long="cut")  # type: ignore[arg-type]
+
+
+def test_leaves_out_what_is_too_long_if_asked_to() -> None:
+    truncation = Truncation(Limits(max_length=4, max_prompt_length=2, too_long="drop"))
+    short, long = Encoded([1, 2], [3, 4]), Encoded([1, 2], [3, 4, 5])
+    assert not truncation
+    assert [truncation.drop(pair, "a.jsonl", n) for n, pair in enumerate([[short, short], [short, long], [long]])] == [
+        False,
+        True,
+        True,
+    ]
+    assert truncation
+    assert str(truncation) == "left out 2 examples that are longer than max_length=4 (first: a.jsonl, line 1)"
+    assert not Truncation(Limits(max_length=4, max_prompt_length=2)).drop([long], "a.jsonl", 1)
+
+
+def test_what_is_cut_is_noted_with_the_tokens() -> None:
+    truncation = Truncation(Limits(max_length=6, max_prompt_length=2))
+    encoded = Encoded([1, 2, 3], [4, 5, 6, 7, 8], [True, False, True, True, False])
+    cut = truncation.apply(encoded, "a.jsonl", 1)
+    assert cut == ([2, 3], [4, 5, 6, 7], [True, False, True, True], 1, 1)
+    assert Truncation(Limits()).apply(encoded, "a.jsonl", 1) == encoded
