@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from halo_lightning.cli import main
 from halo_lightning.figures import read_scalars
@@ -93,6 +94,22 @@ def test_tensorboard_scalars_have_the_known_names(run: Path) -> None:
     assert [step for step, _ in scalars["loss"]] == [1, 3]
     assert scalars["loss"][0][1] == pytest.approx(0.5, abs=0.2)
     assert all(value > 0 for _, value in scalars["tokens_per_second"])
+
+
+def test_tensorboard_shows_what_was_made_of_the_data(run: Path) -> None:
+    scalars = read_scalars(run / "kto")
+    train, validation, desirable, undesirable = (
+        scalars[f"data/{name}"] for name in ("train", "validation", "desirable", "undesirable")
+    )
+    assert [step for step, _ in train] == [0]
+    assert train[0][1] + validation[0][1] == 300
+    assert train[0][1] == desirable[0][1] + undesirable[0][1]
+    assert scalars["data/cut_prompts"] == scalars["data/left_out"] == [(0, 0.0)]
+    (folder,) = {path.parent for path in (run / "kto").rglob("events.out.tfevents*")}
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    (text,) = events.Tensors("data/text_summary")
+    assert f"{int(train[0][1])} examples to train on".encode() in text.tensor_proto.string_val[0]
 
 
 @pytest.mark.parametrize("stage", ["sft", "kto"])

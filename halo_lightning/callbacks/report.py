@@ -13,6 +13,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from halo_lightning.callbacks.export import HuggingFaceExport
 from halo_lightning.callbacks.progress import duration, shown_metrics
 from halo_lightning.callbacks.steps import planned_steps
+from halo_lightning.data.summary import DataSummary
 from halo_lightning.modules.base import HaloModule
 from halo_lightning.program import program_name
 
@@ -44,6 +45,7 @@ class RunReport(L.Callback):
         self._began = time.perf_counter()
         if isinstance(pl_module, HaloModule):
             say(f"{type(pl_module).__name__} on {pl_module.policy_path}", header(trainer, pl_module))
+            log_data(trainer)
 
     @rank_zero_only
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -94,6 +96,19 @@ class RunReport(L.Callback):
         steps = trainer.global_step - self._started_at
         took = duration(time.perf_counter() - self._began)
         say(f"{steps:,} steps in {took}", footer(trainer, self.next_commands))
+
+
+def log_data(trainer: L.Trainer) -> None:
+    """Writes what was made of the data to the run's loggers: counts as `data/…`, and to TensorBoard as text, too."""
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    summary = getattr(getattr(trainer, "datamodule", None), "summary", None)
+    if not isinstance(summary, DataSummary) or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return
+    for logger in trainer.loggers:
+        logger.log_metrics({f"data/{name}": float(count) for name, count in summary.counts().items()}, step=0)
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_text("data", "\n\n".join(str(summary).splitlines()), 0)
 
 
 def header(trainer: L.Trainer, module: HaloModule) -> Rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from halo_lightning.data.batching import TokenizedDataset
 from halo_lightning.data.feedback import Feedback
@@ -79,6 +79,10 @@ class DataSummary:
             bad_rows=sum(bad.count for bad in skipped),
             too_long=sum(truncation.dropped for truncation in truncations),
         )
+
+    def counts(self) -> dict[str, int]:
+        """All counts by name; those of labels where there are labels."""
+        return {field.name: value for field in fields(self) if isinstance(value := getattr(self, field.name), int)}
 
     def __str__(self) -> str:
         kinds = "" if self.desirable is None else f" ({self.desirable:,} desirable, {self.undesirable:,} undesirable)"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from halo_lightning import losses, modules
-from halo_lightning.data.batches import PairedBatch, Sequences, SFTBatch, UnaryBatch
+from halo_lightning.data.batches import PairedBatch, Sequences, SFTBatch, UnaryBatch, pack
 from halo_lightning.modules import HaloModule
 from halo_lightning.modules.paired import PairedHalo
 from tests.conftest import make_sequences, one_by_one, tiny_llama
@@ -257,6 +257,17 @@ def test_csft_puts_the_control_text_between_prompt_and_completion() -> None:
         ([*first, 91, 92], answer.tolist()),
         ([*second, 93], other.tolist()),
     ]
+
+
+def test_csft_keeps_what_is_learned() -> None:
+    module = modules.CSFT("embedded:base")
+    module._control_tokens = {True: [91, 92], False: [93]}
+    masks = [np.array([True, False, True]), np.array([True, True, False])]
+    given = pack([np.array([1, 2]), np.array([3])], [np.array([4, 5, 6]), np.array([7, 8, 9])], learned=masks)
+    after = module.with_control(given, torch.tensor([True, False]))
+    assert after.input_ids.tolist() == [1, 2, 91, 92, 4, 5, 6, 3, 93, 7, 8, 9]
+    assert after.targets.tolist() == [4, 6, 7, 8]
+    assert after.predictors.tolist() == [3, 5, 8, 9]
 
 
 def test_csft_export_asks_for_desirable_completions() -> None:
