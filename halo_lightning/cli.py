@@ -30,6 +30,10 @@ FUNCTIONS = {
         "halo_lightning.initialize:initialize_model",
         "make a small random model, and a tokenizer, for given data",
     ),
+    "generate": (
+        "halo_lightning.evaluation.generate_command:generate_completions",
+        "sample completions of held-out prompts from a model",
+    ),
     "values": ("halo_lightning.figures:draw_values", "draw the human value functions (figure 4)"),
     "methods": ("halo_lightning.methods:print_methods", "print the table of methods"),
     "compare": (

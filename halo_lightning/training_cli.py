@@ -23,6 +23,7 @@ from halo_lightning.errors import ConfigError
 from halo_lightning.export import MANIFEST, read_manifest
 from halo_lightning.modules import HaloModule
 from halo_lightning.quiet import quieten
+from halo_lightning.settings import differences, flat
 
 
 @dataclass
@@ -197,18 +198,44 @@ def training_parser(command: str) -> LightningArgumentParser:
     raise AssertionError("LightningCLI did not parse its arguments")
 
 
+class ReadRun(HaloCLI):
+    """What the configuration of a run says, without running it: where things are, and the data module.
+
+    Args:
+        args: Command-line arguments of `fit`, such as `["--config", "configs/tiny_kto.yaml"]`.
+    """
+
+    def __init__(self, args: list[str]) -> None:
+        super().__init__(args=["fit", *args])
+
+    def _set_seed(self) -> None:
+        """Nothing is trained, so the random state stays as it is."""
+
+    def before_instantiate_classes(self) -> None:
+        """Fills in where things are."""
+        stage, self.settings.sft_stage = self.settings.sft_stage, None
+        super().before_instantiate_classes()
+        self.settings.sft_stage = stage
+
+    def instantiate_classes(self) -> None:
+        """Makes the data module alone; it has read nothing yet."""
+        settings = self._parser("fit").instantiate_classes(Namespace(data=self.settings.data))
+        self.datamodule = settings.data
+
+    def after_instantiate_classes(self) -> None:
+        """There is nothing to do."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs nothing."""
+
+    @property
+    def export_folder(self) -> Path:
+        """Where the run leaves its model."""
+        return Path(self.settings.export.folder)
+
+
 def comparable(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that an export depends on, by dotted key: not where things are written, or how they are shown."""
-    flat: dict[str, Any] = {}
-
-    def visit(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                visit(f"{prefix}.{name}" if prefix else name, inner)
-        else:
-            flat[prefix] = value
-
-    visit("", settings)
     elsewhere = (
         "config",
         "run_dir",
@@ -221,14 +248,9 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
         "trainer.enable",
         "trainer.log_every",
     )
-    return json.loads(json.dumps({key: value for key, value in flat.items() if not key.startswith(elsewhere)}))
-
-
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What differs between two settings, at most five of them, as `key: old → new`."""
-    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    listed = [f"{key}: {old.get(key)} → {new.get(key)}" for key in keys[:5]]
-    return listed + [f"and {len(keys) - 5} more"] * (len(keys) > 5)
+    return json.loads(
+        json.dumps({key: value for key, value in flat(settings).items() if not key.startswith(elsewhere)})
+    )
 
 
 @rank_zero_only

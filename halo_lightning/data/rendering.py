@@ -150,6 +150,28 @@ def encode_batch(
     ]  # fmt: skip
 
 
+def encode_prompts(
+    tokenizer: Any, prompts: Sequence[Conversation], tools: Sequence[Any] | None = None
+) -> list[list[int]]:
+    """The tokens of prompts alone, up to where a completion starts, as a model continues them.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer that went through `prepare_tokenizer`.
+        prompts: What is to be answered.
+        tools: The tools that each prompt offers, for the chat template; None where it offers none.
+
+    Raises:
+        RenderingError: The chat template refuses a conversation.
+    """
+    offered = itertools.repeat(None) if tools is None else tools
+    texts = [
+        _render(tokenizer, prompt, position, offer, generation=True)
+        for position, (prompt, offer) in enumerate(zip(prompts, offered))  # noqa: B905
+    ]
+    encoded: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    return encoded
+
+
 def generation_tail(tokenizer: Any) -> int:
     r"""How many tokens every prompt ends with, which only say whose turn comes next (`\n\nAssistant:`)."""
     ends = []

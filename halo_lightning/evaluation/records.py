@@ -1,0 +1,150 @@
+"""Files of generations and verdicts: JSON Lines, written record by record, that survive being killed at any time.
+
+Beside `verdicts.jsonl` stands `verdicts.settings.json`, with the settings that every record in it was made with.
+Records are only ever added. What was half written when a process was killed is dropped when the file is opened the
+next time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from halo_lightning import __version__
+from halo_lightning.errors import ConfigError, DataError
+from halo_lightning.files import write_json
+from halo_lightning.settings import differences, flat
+
+Record = dict[str, Any]
+
+
+def settings_file(path: str | Path) -> Path:
+    """Where the settings of a file of records are."""
+    return Path(path).with_suffix(".settings.json")
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The settings that the records in a file were made with.
+
+    Raises:
+        ConfigError: They are not there, or cannot be read.
+    """
+    file = settings_file(path)
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))["settings"]
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: the settings that it was made with are not beside it, in {file.name}; expected both files"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{file}: found no settings in it ({error}), expected what this package wrote") from error
+
+
+def read_records(path: str | Path) -> list[Record]:
+    """The records in a file; a last line that is half written is none.
+
+    Raises:
+        DataError: There is no such file, or a line in it that is no JSON object.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise DataError("there is no such file", file=str(path))
+    return list(_parsed(file, file.read_bytes()))
+
+
+def _parsed(file: Path, content: bytes) -> Iterator[Record]:
+    *whole, last = content.split(b"\n")
+    for number, line in enumerate(whole, start=1):
+        record = _record(line)
+        if record is None:
+            shown = line[:60].decode(errors="replace")
+            raise DataError(f"found {shown!r}, expected a JSON object", file=str(file), line=number)
+        yield record
+    record = _record(last)
+    if record is not None:  # all of it was written but the end of the line
+        yield record
+
+
+def _record(line: bytes) -> Record | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+class Records:
+    """A file of records that is open for adding to it. Use `open_records`.
+
+    Attributes:
+        path: The file.
+        found: The records that were in it when it was opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        content = path.read_bytes() if path.exists() else b""
+        self.found = list(_parsed(path, content))
+        self._file = path.open("ab")
+        tail = content[content.rfind(b"\n") + 1 :]
+        if tail and _record(tail) is not None:
+            self._file.write(b"\n")
+        elif tail:
+            self._file.truncate(len(content) - len(tail))
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Adds records; they are on disk when this returns."""
+        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        self._file.write(lines.encode("utf-8", errors="backslashreplace"))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+@contextmanager
+def open_records(path: str | Path, settings: dict[str, Any], notes: dict[str, Any] | None = None) -> Iterator[Records]:
+    """A file of records to go on with, or a new one.
+
+    Args:
+        path: The file; its folder is made where it is not there.
+        settings: What the records depend on, JSON values.
+        notes: What else is written beside them, and may differ the next time (devices, say).
+
+    Raises:
+        ConfigError: There are records of other settings in the file, or another process is writing to it.
+        DataError: There is a line in it that is no record.
+    """
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    settings = json.loads(json.dumps(settings))
+    lock = FileLock(file.with_name(f".{file.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(f"{path}: another process is writing to this file; wait for it, or name another") from None
+    try:
+        if file.exists() and file.stat().st_size:
+            changed = differences(flat(read_settings(file)), flat(settings))
+            if changed:
+                raise ConfigError(
+                    f"{path}: this file was made with other settings ({'; '.join(changed)}); delete it with"
+                    f" {settings_file(file).name}, or name another"
+                )
+        else:
+            write_json(settings_file(file), {"halo_lightning": __version__, "settings": settings, "notes": notes or {}})
+        records = Records(file)
+        try:
+            yield records
+        finally:
+            records.close()
+    finally:
+        lock.release()
