@@ -34,6 +34,10 @@ FUNCTIONS = {
         "halo_lightning.evaluation.generate_command:generate_completions",
         "sample completions of held-out prompts from a model",
     ),
+    "judge": (
+        "halo_lightning.evaluation.judge_command:judge_completions",
+        "ask a judge which completions are better, the model's or the human-chosen ones",
+    ),
     "values": ("halo_lightning.figures:draw_values", "draw the human value functions (figure 4)"),
     "methods": ("halo_lightning.methods:print_methods", "print the table of methods"),
     "compare": (

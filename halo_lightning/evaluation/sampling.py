@@ -11,17 +11,17 @@ can be enough to choose another token.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from halo_lightning.errors import ConfigError
+from halo_lightning.evaluation.streams import stream_key as stream_key
+from halo_lightning.evaluation.streams import uniforms as uniforms
 from halo_lightning.forward import plain
 
 if TYPE_CHECKING:
@@ -60,20 +60,6 @@ class Sampling:
     def as_plain_data(self) -> dict[str, Any]:
         """The settings by name."""
         return asdict(self)
-
-
-def stream_key(seed: int, name: str) -> int:
-    """A number of 128 bits that stands for (seed, name): what a stream of random numbers starts from."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}\n{name}".encode(), digest_size=16).digest(), "little")
-
-
-def uniforms(key: int, count: int) -> NDArray[np.float64]:
-    """The first numbers of a stream, float64 `[count]`, uniform in [0, 1); fewer are the beginning of more.
-
-    They are made from the raw output of the Philox generator, which numpy promises not to change.
-    """
-    raw = np.random.Philox(key=key).random_raw(count)
-    return (np.asarray(raw, dtype=np.uint64) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 class StreamSampling:

@@ -1,0 +1,375 @@
+"""The judge behind an endpoint, against a real server on this machine that misbehaves in every way it can."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from halo_lightning.cli import main
+from halo_lightning.errors import ConfigError
+from halo_lightning.evaluation.judges import ApiJudge, Comparison, Verdict
+from halo_lightning.evaluation.judges.http import MOST_BYTES, Retries, retry_after
+from halo_lightning.evaluation.judges.wording import question
+from halo_lightning.evaluation.records import open_records, read_records
+from halo_lightning.evaluation.verdicts import cut_at_full_stop
+from tests.conftest import REPOSITORY
+from tests.evaluation.judge_server import KEY, Handler, serving
+
+QUICK: dict[str, Any] = {"backoff": 0.001, "timeout": 5.0}
+RIGHT = {"helpful": "first", "harmless": "tie", "concise": "second", "overall": "first"}
+
+
+def comparisons(number: int) -> list[Comparison]:
+    return [Comparison(str(n), [{"role": "user", "content": f"question {n}"}], "yes", "no") for n in range(number)]
+
+
+def judged(judge: ApiJudge, number: int) -> tuple[dict[str, Verdict], str | None]:
+    kept: dict[str, Verdict] = {}
+
+    def keep(comparison: Comparison, verdict: Verdict) -> None:
+        assert comparison.key not in kept
+        kept[comparison.key] = verdict
+
+    return kept, judge.judge(comparisons(number), keep)
+
+
+def drop(handler: Handler) -> None:
+    """Closes the connection in the middle of an answer."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"choices": [')
+    handler.wfile.flush()
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def huge(handler: Handler) -> None:
+    handler.send_response(200)
+    handler.send_header("Connection", "close")
+    handler.end_headers()
+    try:
+        for _ in range(2 * MOST_BYTES // 2**16):
+            handler.wfile.write(b" " * 2**16)
+    except OSError:
+        pass
+
+
+def drip(handler: Handler) -> None:
+    """One byte now and then, so that no single wait is long."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    try:
+        while not handler.server.state.stop.wait(0.02):
+            handler.wfile.write(b" ")
+            handler.wfile.flush()
+    except OSError:
+        pass
+
+
+TROUBLES = {
+    "too many requests": lambda handler: handler.reply(429, b"{}", Retry_After="0"),
+    "too many, no hint": lambda handler: handler.reply(429, b"slow down"),
+    "server error": lambda handler: handler.reply(500, b"<html>oops</html>"),
+    "overloaded": lambda handler: handler.reply(503, b"", Retry_After="0.001"),
+    "no JSON": lambda handler: handler.reply(200, b"nothing"),
+    "half JSON": lambda handler: handler.reply(200, b'{"choices": [{"mess'),
+    "not UTF-8": lambda handler: handler.reply(200, b'{"choices": "\xff\xfe'),
+    "another form": lambda handler: handler.reply(200, b'{"choices": []}'),
+    "a list": lambda handler: handler.reply(200, b"[1, 2]"),
+    "deep": lambda handler: handler.reply(200, b"[" * 100_000),
+    "empty": lambda handler: handler.reply(200, b""),
+    "dropped": drop,
+    "dropped at once": lambda handler: handler.connection.shutdown(socket.SHUT_RDWR),
+    "huge": huge,
+}
+
+
+@pytest.mark.parametrize("name", TROUBLES)
+def test_trouble_that_passes_is_outlived(name: str) -> None:
+    def behave(handler: Handler, before: int) -> None:
+        TROUBLES[name](handler) if before < 2 else handler.say()
+
+    with serving(behave) as server:
+        judge = ApiJudge("m", server.url, **QUICK)
+        kept, problem = judged(judge, 3)
+    assert problem is None
+    assert {key: verdict.answers for key, verdict in kept.items()} == dict.fromkeys("012", RIGHT)
+    assert set(server.questions.values()) == {3}
+    assert judge.spent.requests == 9
+
+
+@pytest.mark.parametrize("slow", [drip, lambda handler: handler.server.state.stop.wait(30)], ids=["drips", "silent"])
+def test_slow_answers_are_given_up_in_time(slow: Any) -> None:
+    def behave(handler: Handler, before: int) -> None:
+        slow(handler) if before == 0 else handler.say()
+
+    with serving(behave) as server:
+        kept, problem = judged(ApiJudge("m", server.url, backoff=0.001, timeout=0.2), 2)
+    assert problem is None
+    assert len(kept) == 2
+    assert set(server.questions.values()) == {2}
+
+
+def test_trouble_without_end_is_left_for_the_next_time() -> None:
+    broken = [True]
+
+    def behave(handler: Handler, before: int) -> None:
+        handler.reply(500, b"") if broken[0] and "question 1\n" in handler.question else handler.say()
+
+    with serving(behave) as server:
+        judge = ApiJudge("m", server.url, attempts=3, **QUICK)
+        kept, problem = judged(judge, 4)
+        assert sorted(kept) == ["0", "2", "3"]
+        assert problem is not None
+        assert "1 comparisons have no verdict" in problem
+        assert "status 500, after 3 attempts" in problem
+        assert max(server.questions.values()) == 3
+
+
+def test_it_stops_when_nothing_works() -> None:
+    with serving(lambda handler, before: handler.reply(500, b"")) as server:
+        judge = ApiJudge("m", server.url, attempts=2, failures=3, concurrency=1, **QUICK)
+        kept, problem = judged(judge, 50)
+    assert not kept
+    assert problem is not None
+    assert problem.startswith("50 comparisons have no verdict")
+    assert judge.spent.requests == 6
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (401, f"Incorrect key provided: {KEY}", "the key is missing or not accepted"),
+        (404, "no model m", "no model m"),
+        (302, "", "status 302"),
+        (429, '{"error": {"code": "insufficient_quota"}}', "insufficient_quota"),
+    ],
+)
+def test_what_will_not_pass_stops_at_once(
+    status: int, body: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+    def behave(handler: Handler, before: int) -> None:
+        handler.reply(status, body.encode(), Location=f"{server.url}/elsewhere")
+
+    with serving(behave) as server:
+        judge = ApiJudge("m", server.url, concurrency=2, **QUICK)
+        with pytest.raises(ConfigError, match=message) as error:
+            judged(judge, 20)
+    assert KEY not in str(error.value)
+    assert judge.spent.requests <= 2
+
+
+def test_a_request_that_is_refused_is_not_sent_again() -> None:
+    def behave(handler: Handler, before: int) -> None:
+        handler.reply(400, b"too long") if "question 0\n" in handler.question else handler.say()
+
+    with serving(behave) as server:
+        kept, problem = judged(ApiJudge("m", server.url, **QUICK), 3)
+    assert sorted(kept) == ["1", "2"]
+    assert problem is not None
+    assert "status 400: too long" in problem
+    assert set(server.questions.values()) == {1}
+
+
+def test_the_server_says_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(lambda handler, before: handler.reply(429, b"", Retry_After="3600")) as server:
+        with pytest.raises(ConfigError, match="asked again in 3600 s, which is more than longest_wait"):
+            judged(ApiJudge("m", server.url, concurrency=1, **QUICK), 5)
+        assert sum(server.questions.values()) == 1
+
+    waited: list[float] = []
+    monkeypatch.setattr("halo_lightning.evaluation.judges.http.time.monotonic", lambda: sum(waited))
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr("halo_lightning.evaluation.judges.http.asyncio.sleep", sleep)
+    busy = lambda handler, before: handler.say() if before else handler.reply(429, b"", Retry_After="7")  # noqa: E731
+    with serving(busy) as server:
+        kept, _ = judged(ApiJudge("m", server.url, concurrency=1, backoff=1.0, timeout=30), 1)
+    assert len(kept) == 1
+    assert 7 <= sum(waited) <= 8
+
+
+def test_when_to_come_back() -> None:
+    assert retry_after({}) is None
+    assert retry_after({"Retry-After": "12"}) == 12
+    assert retry_after({"Retry-After": " 1.5 "}) == 1.5
+    assert retry_after({"retry-after-ms": "250", "Retry-After": "9"}) == 0.25
+    later = retry_after({"Retry-After": formatdate(2**33, usegmt=True)})
+    assert later is not None
+    assert later > 1e9
+    assert retry_after({"Retry-After": "Mon, 01 Jan 2001 00:00:00 GMT"}) == 0
+    assert retry_after({"Retry-After": "soon"}) is None
+
+
+def test_waits_grow_and_are_not_all_the_same() -> None:
+    dice, retries = random.Random(0), Retries(backoff=2.0, longest_wait=20.0)
+    for attempt, whole in ((1, 2), (2, 4), (3, 8), (4, 16), (5, 20), (60, 20)):
+        waits = [retries.wait(attempt, dice) for _ in range(200)]
+        assert all(whole / 2 <= wait <= whole for wait in waits)
+        assert max(waits) - min(waits) > whole / 4
+
+
+def test_too_many_requests_for_long_use_up_no_attempts() -> None:
+    with serving(lambda handler, n: handler.say() if n >= 10 else handler.reply(429, b"", Retry_After="0")) as server:
+        kept, problem = judged(ApiJudge("m", server.url, attempts=2, **QUICK), 1)
+        assert problem is None
+        assert len(kept) == 1
+    with serving(lambda handler, n: handler.reply(429, b"", Retry_After="0")) as server:
+        kept, problem = judged(ApiJudge("m", server.url, attempts=2, **QUICK), 1)
+        assert problem is not None
+        assert sum(server.questions.values()) == 22
+
+
+def test_no_more_requests_at_one_time_than_asked_for() -> None:
+    now, most = [0], [0]
+
+    def behave(handler: Handler, before: int) -> None:
+        with server.lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        handler.server.state.stop.wait(0.02)
+        with server.lock:
+            now[0] -= 1
+        handler.say()
+
+    with serving(behave) as server:
+        kept, _ = judged(ApiJudge("m", server.url, concurrency=3, **QUICK), 15)
+    assert len(kept) == 15
+    assert most[0] == 3
+
+
+def test_what_cannot_be_read_is_kept_and_not_asked_again() -> None:
+    said = [None, "A is better", '{"overall": "C"}', '{"overall": "A"} or {"overall": "B"}', ""]
+    with serving(lambda handler, before: handler.say(said[int(handler.question.split("question ")[1][0])])) as server:
+        kept, problem = judged(ApiJudge("m", server.url, **QUICK), 5)
+    assert problem is None
+    assert {verdict.answers["overall"] for verdict in kept.values()} == {"unparsable"}
+    assert set(server.questions.values()) == {1}
+
+
+def test_the_request_and_what_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    with serving(lambda handler, before: handler.say(f"{KEY} " + '{"overall": "B"}')) as server:
+        judge = ApiJudge("m", server.url + "/", "MY_KEY", options={"seed": 5}, price=(2.0, 8.0), **QUICK)
+        kept, _ = judged(judge, 4)
+    request = server.requests[0]
+    assert (request["model"], request["seed"]) == ("m", 5)
+    assert "temperature" not in request
+    assert "question" in request["messages"][0]["content"]
+    assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
+    assert (judge.spent.requests, judge.spent.prompt_tokens, judge.spent.completion_tokens) == (4, 400, 40)
+    assert judge.cost(400, 40) == pytest.approx((400 * 2 + 40 * 8) / 1e6)
+    assert KEY not in json.dumps([verdict.details for verdict in kept.values()])  # though the server repeats it
+    assert KEY not in json.dumps(judge.settings) + str(vars(judge))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"base_url": "ftp://here"}, "starts with http"),
+        ({"base_url": f"http://me:{KEY}@here/v1"}, "a user, a password or a query"),
+        ({"base_url": f"http://here/v1?key={KEY}"}, "a user, a password or a query"),
+        ({"options": {"api_key": KEY}}, "the key itself is in the judge's settings"),
+        ({"timeout": 0}, "timeout is 0"),
+        ({"attempts": 0}, "attempts is 0"),
+        ({"concurrency": 0}, "concurrency is 0"),
+    ],
+)
+def test_settings_that_cannot_work(wrong: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with pytest.raises(ConfigError, match=message) as error:
+        judged(ApiJudge("m", **wrong), 1)
+    assert KEY not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def generations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("generations") / "generations.jsonl"
+    arguments = ["--policy=embedded:base", "--prompts=embedded:held_out?examples=30", "--max_new_tokens=4"]
+    assert main(["generate", f"--out={out}", *arguments]) == 0
+    return out
+
+
+def command(generations: Path, out: Path, url: str) -> list[str]:
+    options = ["--judge.model=m", f"--judge.base_url={url}", "--judge.backoff=0.01", "--judge.concurrency=4"]
+    return ["judge", f"--generations={generations}", f"--out={out}", "--judge=ApiJudge", *options]
+
+
+def seen_by_the_judge(generations: Path, verdicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The prompt and both completions of verdicts, in the order in which they were shown."""
+    rows = {row["id"]: row for row in read_records(generations)}
+    shown = []
+    for verdict in verdicts:
+        row = rows[verdict["id"]]
+        texts = [cut_at_full_stop(row["completion"]), row["chosen"]]
+        first, second = texts if verdict["model_first"] else texts[::-1]
+        shown.append({"prompt": row["prompt"], "first": first, "second": second})
+    return shown
+
+
+def test_killed_and_resumed_nothing_is_paid_for_twice(
+    generations: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The server kills the client when it has answered twelve times, while other answers are on their way."""
+    out, count, process = tmp_path / "verdicts.jsonl", [0], []
+
+    def behave(handler: Handler, before: int) -> None:
+        with server.lock:
+            count[0] += 1
+            number = count[0]
+        if number == 17 and len(process) == 1:
+            os.kill(process[0].pid, signal.SIGKILL)
+        trouble = list(TROUBLES.values())[number % len(TROUBLES)]
+        trouble(handler) if before == 0 and number % 3 == 0 else handler.say()
+
+    environment = {**os.environ, "OPENAI_API_KEY": KEY}
+    with serving(behave) as server:
+        arguments = [sys.executable, "cli.py", *command(generations, out, server.url)]
+        process.append(subprocess.Popen(arguments, cwd=REPOSITORY, env=environment))
+        assert process[0].wait(120) == -signal.SIGKILL
+        kept = read_records(out)
+        assert 0 < len(kept) < 30
+        process.append(process[0])  # it kills once
+        assert subprocess.run(arguments, cwd=REPOSITORY, env=environment, timeout=120).returncode == 0
+    records = read_records(out)
+    assert records[: len(kept)] == kept
+    assert len({record["key"] for record in records}) == len(records) == 30
+    # What had arrived is not asked for again; what was on its way when the process was killed is, four at most.
+    asked = {question(Comparison("", **shown)) for shown in seen_by_the_judge(generations, kept)}
+    assert {server.answered[text] for text in asked} == {1}
+    assert sum(server.answered.values()) - 30 <= 4
+    written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    captured = capfd.readouterr()
+    assert KEY.encode() not in written
+    assert KEY not in captured.out + captured.err
+    assert "30 comparisons" in captured.out
+    assert "3,000 tokens asked, 300 answered" in captured.out
+
+
+def test_a_failing_endpoint_is_an_error_of_the_command(
+    generations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    out = tmp_path / "verdicts.jsonl"
+    with serving(lambda handler, before: handler.reply(401, KEY.encode())) as server:
+        assert main(command(generations, out, server.url)) == 2
+    captured = capsys.readouterr()
+    assert "the key is missing or not accepted) (key in OPENAI_API_KEY: set)" in captured.err
+    assert KEY not in captured.out + captured.err
+    with open_records(out, json.loads(out.with_suffix(".settings.json").read_text())["settings"]) as records:
+        assert records.found == []
