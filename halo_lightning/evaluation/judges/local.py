@@ -71,7 +71,9 @@ class RewardModelJudge(Judge):
             second = scorer.score(prompts, [comparison.second for comparison in batch]).tolist()
             for comparison, one, other in zip(batch, first, second, strict=True):
                 details = {"first_reward": one, "second_reward": other}
-                keep(comparison, Verdict({"overall": better(one, other)}, details))
+                # The same text may be scored differently by rounding, in batches of other lengths.
+                same = comparison.first == comparison.second
+                keep(comparison, Verdict({"overall": "tie" if same else better(one, other)}, details))
 
 
 class ChatModelJudge(Judge):
