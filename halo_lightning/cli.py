@@ -19,6 +19,7 @@ TRAINING = {
     "fit": "train a policy as a configuration says, and export it",
     "validate": "compute the metrics of a policy or a checkpoint on held-out feedback",
     "test": "the same on the test split",
+    "inspect": "show what the model will see of the data of a run, and what is odd about them",
 }
 FUNCTIONS = {
     "demo": ("halo_lightning.demo:demo", "align the embedded model and show what that achieved"),
@@ -66,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments; None takes those of the process.
 
     Returns:
-        The exit status: 0 for success, 2 for an error in what the user gave, 1 for any other error.
+        The exit status: 0 for success, 2 for an error in what the user gave, 1 for any other error; 3 where `inspect`
+        found what it was asked to fail on.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
@@ -78,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # who read the output has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception as error:
         if debug:
             raise
@@ -105,6 +110,10 @@ def run(arguments: list[str]) -> int:
         return 0
     if "--help_all" in rest:
         arguments, rest = [command, "--help"], ["--help"]
+    if command == "inspect":
+        from halo_lightning.inspection.command import run as run_inspection
+
+        return run_inspection(rest)
     if command in TRAINING:
         from halo_lightning.training_cli import HaloCLI
 

@@ -34,6 +34,13 @@ TRAINER = {
 }
 
 
+INSPECT = {
+    "--data FILE": "A file of feedback, where there is no configuration.",
+    "--policy MODEL, --tokenizer MODEL": "What gives the tokenizer, where there is no configuration.",
+    "--feedback unary|paired|sft": "What the file is read as (default: what its first row says).",
+}
+
+
 class Parameter(NamedTuple):
     """A parameter of a function or class.
 
@@ -119,14 +126,16 @@ def help_of_function(program: str, command: str, path: str, description: str) ->
 
 
 def help_of_training(program: str, command: str, description: str) -> str:
-    """The help of `fit`, `validate` and `test`: what people set, and where the rest is.
+    """The help of `fit`, `validate`, `test` and `inspect`: what people set, and where the rest is.
 
     Args:
         program: What the user types before a command.
         command: Its name.
         description: What it does.
     """
-    groups = {
+    own = {"inspect": INSPECT | table_rows("halo_lightning.inspection.command", "inspect")}.get(command)
+    groups = {"What is shown:": table(own)} if own else {}
+    groups |= {
         "The run:": table(RUN),
         f"The method: --model KTO ({program} methods lists all), its settings, such as --model.beta 0.1, and those of"
         " all methods:": _shared("model", "halo_lightning.modules.base", "HaloModule"),
@@ -145,6 +154,12 @@ def help_of_training(program: str, command: str, description: str) -> str:
         f"{program} {command} --help_all": "every option, Lightning's included",
     }
     return "\n".join([*lines, "", "More:", *(f"  {line}\n      {text}" for line, text in more.items())])
+
+
+def table_rows(module: str, name: str) -> dict[str, str]:
+    """The options of a function, and what they do."""
+    known = [parameter for parameter in parameters(module, name) if parameter.default is not None]
+    return {f"--{parameter.name} {_value(parameter)}": _described(parameter) for parameter in known}
 
 
 def _shared(group: str, module: str, name: str) -> list[str]:

@@ -167,13 +167,21 @@ class HaloCLI(LightningCLI):
 
     def find_config(self, name: str) -> Path:
         """The configuration file of a stage: as named, or beside a configuration that this run was given."""
-        given = [Path(str(path)).parent for path in self.settings.get("config") or []]
-        for candidate in [folder / name for folder in given] + [Path(name)]:
-            if candidate.is_file():
-                return candidate
-        raise ConfigError(
-            f"sft_stage.config: there is no file {name!r} (looked beside {[str(path) for path in given]})"
-        )
+        return stage_config(self.settings, name)
+
+
+def stage_config(settings: Namespace, name: str) -> Path:
+    """The configuration file of a stage: as named, or beside a configuration that a run was given.
+
+    Args:
+        settings: Those of the run.
+        name: The file, as the run names it.
+    """
+    given = [Path(str(path)).parent for path in settings.get("config") or []]
+    for candidate in [folder / name for folder in given] + [Path(name)]:
+        if candidate.is_file():
+            return candidate
+    raise ConfigError(f"sft_stage.config: there is no file {name!r} (looked beside {[str(path) for path in given]})")
 
 
 def training_parser(command: str) -> LightningArgumentParser:

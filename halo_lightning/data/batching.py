@@ -94,13 +94,13 @@ class TokenizedDataset(Dataset[Batch]):
         """How many sequences make up an example."""
         return 2 if self.feedback == "paired" else 1
 
-    def place(self, example: int) -> str:
-        """File and line that an example came from; empty where nobody noted it."""
+    def place(self, example: int, *, with_file: bool = True) -> str:
+        """File and line that an example came from, or the line alone; empty where nobody noted it."""
         if self.origins is None:
             return ""
         origin = self.origins[example * self.per_example]
         line = int(origin["line"])
-        return place(self.files[origin["file"]], RowNumber(-line) if line < 0 else line)
+        return place(self.files[origin["file"]] if with_file else None, RowNumber(-line) if line < 0 else line)
 
     def sequences(self, which: NDArray[np.int64]) -> Sequences:
         """The sequences with these numbers, in one flat row, with the reference's log-probabilities if known."""

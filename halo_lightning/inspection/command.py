@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import json as json_format
 from collections.abc import Sequence
-from itertools import chain, islice
+from inspect import signature
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
 
 from halo_lightning.data.base import FeedbackDataModule
 from halo_lightning.data.kinds import sniff
@@ -17,6 +20,7 @@ from halo_lightning.data.sources.shp import COLUMNS
 from halo_lightning.errors import ConfigError
 from halo_lightning.files import replaced_file
 from halo_lightning.inspection.report import PROBLEMS, Report, inspect_data
+from halo_lightning.program import program_name
 
 FOUND = 3
 """The exit status where something was found that `fail_on` names."""
@@ -25,19 +29,43 @@ MODULES = {"sft": ("SFTDataModule", "SFT"), "paired": ("PairedDataModule", "DPO"
 """The data module of each kind of feedback, and a method that learns from it."""
 
 
+def run(arguments: Sequence[str]) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: Those of `fit`, and those of `inspect`.
+
+    Returns:
+        The exit status.
+    """
+    from halo_lightning.arguments import HaloArgumentParser
+    from halo_lightning.quiet import quieten
+    from halo_lightning.training_cli import training_parser
+
+    given = _Given(list(arguments))
+    names = signature(inspect).parameters.keys() - {"data"}
+    own = [f"--{name}={value}" for name in names if (value := given.take(name)) is not None]
+    parser = HaloArgumentParser(prog=f"{program_name()} inspect")
+    parser.add_function_arguments(inspect, skip={"data"})
+    options = parser.parse_args(own)
+    quieten()
+    training = training_parser("fit")
+    return inspect(data_module(training, training.parse_args(run_arguments(given.rest))), **options.as_dict())
+
+
 def inspect(
-    settings: Any,
+    data: FeedbackDataModule,
     *,
     examples: str = "4",
     tokens: bool = False,
     html: str | None = None,
     json: str | None = None,
-    fail_on: str = "",
+    fail_on: str | None = None,
 ) -> int:
     """Prepares the data of a run as `fit` does, and shows what the model will see of them.
 
     Args:
-        settings: The parsed settings of the run, see `RunSettings`.
+        data: The data module of the run.
         examples: How many examples to show, drawn at random; or the numbers of some, as `3,17`; or those of a finding:
             `cut`, `duplicates`, `contradictions`, `ends_inside`, `same_on_both_sides`.
         tokens: Shows the tokens of the examples one by one.
@@ -49,18 +77,48 @@ def inspect(
 
     Returns:
         The exit status.
+
+    Raises:
+        ConfigError: An option cannot work.
+        DataError: The data cannot be used.
     """
-    names = [name.strip() for name in fail_on.split(",") if name.strip()]
+    names = [name.strip() for name in (fail_on or "").split(",") if name.strip()]
     unknown = [name for name in names if name not in PROBLEMS]
     if unknown:
         raise ConfigError(f"fail_on: found {unknown[0]!r}, expected some of {', '.join(PROBLEMS)}")
-    asked = _asked(examples)
-    data = settings.data_module()
     data.setup()
-    title = ", ".join(map(str, chain(settings.configs, data.train_sources)))
-    report = inspect_data(data, title=title, examples=asked, seed=data.seed)
+    title = ", ".join(str(source) for source in data.train_sources)
+    report = inspect_data(data, title=title, examples=_asked(examples), seed=data.seed)
     _write(report, data, tokens, html, json)
     return FOUND if any(report.problems()[name] for name in names) else 0
+
+
+def data_module(parser: ArgumentParser, settings: Namespace) -> FeedbackDataModule:
+    """The data module of a run, with the tokenizer that the run would give it.
+
+    Args:
+        parser: The parser of the run.
+        settings: What it made of the run's arguments.
+    """
+    data: FeedbackDataModule = parser.instantiate_classes(Namespace(data=settings.data)).data
+    if data.tokenizer is None and data.tokenizer_path is None:
+        data.tokenizer_path = policy_of(parser, settings)
+    data.bad_rows_file = data.bad_rows_file or str(Path(settings.run_dir) / "bad_rows.jsonl")
+    return data
+
+
+def policy_of(parser: ArgumentParser, settings: Namespace) -> str:
+    """The policy of a run; before its SFT stage has run, the policy of that, which has the same tokenizer."""
+    from halo_lightning.export import read_manifest
+    from halo_lightning.training_cli import stage_config
+
+    stage = settings.get("sft_stage")
+    if stage is None:
+        return str(settings.model.init_args.policy)
+    arguments = ["--config", str(stage_config(settings, stage.config)), *stage.arguments]
+    of_stage = parser.parse_args(arguments)
+    export = of_stage.export.folder or str(Path(of_stage.run_dir) / "export")
+    return export if read_manifest(Path(export)) is not None else policy_of(parser, of_stage)
 
 
 def _asked(examples: str) -> int | list[int] | str:
@@ -78,7 +136,7 @@ def _write(report: Report, data: FeedbackDataModule, tokens: bool, html: str | N
     plain = report.as_plain_data() | {
         "places": {name: {str(number): place for number, place in known.items()} for name, known in place_of.items()}
     }
-    text = json.dumps(plain, ensure_ascii=False, indent=2) + "\n"
+    text = json_format.dumps(plain, ensure_ascii=False, indent=2) + "\n"
     if to_json == "-":
         print(text, end="")
     else:
@@ -101,7 +159,8 @@ def _places(report: Report, data: FeedbackDataModule) -> dict[str, dict[int, str
         if name == "validation":
             findings += [report.leakage, report.leakage_whole]
         numbers = {number for finding in findings for group in finding.groups for number in group}
-        places[name] = {number: datasets[name].place(number) for number in sorted(numbers)}
+        several = len(datasets[name].files) > 1
+        places[name] = {number: datasets[name].place(number, with_file=several) for number in sorted(numbers)}
     return places
 
 

@@ -85,8 +85,11 @@ def _sequence(data: TokenizedDataset, number: int, name: Part, tokenizer: Any) -
     ids = np.asarray(data.tokens[start:end]).tolist()
     prompt = int(data.prompt_lengths[number])
     mask = [place >= prompt for place in range(len(ids))] if data.learned is None else data.learned[start:end].tolist()
-    cuts = (0, 0) if data.origins is None else data.origins[number][["prompt_cut", "completion_cut"]].tolist()
-    return Sequence(name, spans_of(tokenizer, ids, mask, prompt), ids, mask, prompt, *map(int, cuts))
+    spans = spans_of(tokenizer, ids, mask, prompt)
+    prompt_cut, completion_cut = 0, 0
+    if data.origins is not None:
+        prompt_cut, completion_cut = (int(data.origins[what][number]) for what in ("prompt_cut", "completion_cut"))
+    return Sequence(name, spans, ids, mask, prompt, prompt_cut, completion_cut)
 
 
 def spans_of(tokenizer: Any, ids: list[int], mask: list[bool], prompt: int) -> list[Span]:
@@ -105,7 +108,7 @@ def spans_of(tokenizer: Any, ids: list[int], mask: list[bool], prompt: int) -> l
 
 
 def _text(tokenizer: Any, ids: list[int], start: int, end: int) -> str:
-    """What some tokens stand for where they stand: a tokenizer may write a first word in another way than later ones."""
+    """What some tokens stand for where they are: a tokenizer may write a first word in another way than a later one."""
     before, whole = (tokenizer.decode(ids[:place], clean_up_tokenization_spaces=False) for place in (start, end))
     if whole.startswith(before):
         return str(whole[len(before) :])

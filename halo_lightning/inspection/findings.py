@@ -24,11 +24,11 @@ class Finding(NamedTuple):
     """Examples that have something in common.
 
     Attributes:
-        count: How many examples it concerns.
+        examples: How many examples it concerns.
         groups: The numbers of some of them, those that belong together in one list.
     """
 
-    count: int
+    examples: int
     groups: list[list[int]]
 
 
@@ -46,7 +46,8 @@ class Fingerprints(NamedTuple):
 
 def fingerprints(data: TokenizedDataset) -> Fingerprints:
     """The fingerprints of all sequences of a data set."""
-    raw = memoryview(np.ascontiguousarray(data.tokens, dtype=np.int32)).cast("B") if len(data.tokens) else memoryview(b"")
+    tokens: Any = np.ascontiguousarray(data.tokens, dtype=np.int32)
+    raw = memoryview(tokens).cast("B") if len(tokens) else memoryview(b"")
     prompts, wholes = bytearray(), bytearray()
     starts = np.asarray(data.offsets) * 4
     middles = (starts[:-1] + 4 * data.prompt_lengths.astype(np.int64)).tolist()
@@ -99,8 +100,7 @@ def same_on_both_sides(data: TokenizedDataset, found: Fingerprints) -> Finding:
 def leakage(validation: TokenizedDataset, found: Fingerprints, of_training: Fingerprints, *, whole: bool) -> Finding:
     """Examples to validate on whose prompt is also trained on; with `whole`, whose prompt and completion are."""
     mine, theirs = (one.wholes if whole else one.prompts for one in (found, of_training))
-    each = validation.per_example
-    return _listed(np.isin(mine, theirs).reshape(-1, each).any(-1) if len(mine) else np.zeros(0, np.bool_))
+    return _listed(_any_sequence(np.isin(mine, theirs), validation))
 
 
 def prompts_of(data: TokenizedDataset, found: Fingerprints) -> NDArray[np.int64]:
@@ -112,7 +112,7 @@ def cut_examples(data: TokenizedDataset, what: str) -> Finding:
     """Examples of which something was cut: `prompt_cut` or `completion_cut`."""
     if data.origins is None:
         return Finding(0, [])
-    return _listed((data.origins[what] > 0).reshape(-1, data.per_example).any(-1))
+    return _listed(_any_sequence(data.origins[what] > 0, data))
 
 
 def ends_inside(data: TokenizedDataset, eos: int) -> Finding:
@@ -147,7 +147,7 @@ class Lengths(NamedTuple):
         p95: 95 % of them are not longer.
         largest: The longest.
         total: Of all of them together.
-        edges: Of a histogram's bins, one more than there are bins; the last one belongs to the last bin.
+        edges: Of a histogram's bins, one more than there are bins, each the first of the next bin.
         counts: How many are in each bin.
     """
 
@@ -166,23 +166,29 @@ class Lengths(NamedTuple):
         smallest, largest = int(lengths.min()), int(lengths.max())
         edges = nice_edges(smallest, largest)
         median, p95 = np.quantile(lengths, [0.5, 0.95], method="higher")
-        counts = np.histogram(lengths, [*edges[:-1], edges[-1] + 0.5])[0]
+        counts = np.histogram(lengths, edges)[0]
         return cls(
-            smallest, float(median), float(lengths.mean()), float(p95), largest, int(lengths.sum()), edges, counts.tolist()
+            smallest,
+            float(median),
+            float(lengths.mean()),
+            float(p95),
+            largest,
+            int(lengths.sum()),
+            edges,
+            counts.tolist(),
         )
 
 
 def nice_edges(smallest: int, largest: int, bins: int = 12) -> list[int]:
-    """Round numbers that divide a range of whole numbers into at most so many bins of the same width."""
+    """Round numbers that divide a range of whole numbers into at most so many bins; the last one is beyond it."""
     width = 1
-    while (largest - smallest // width * width) // width + 1 > bins:
+    while largest // width - smallest // width >= bins:
         width = _next_width(width)
-    first = smallest // width * width
-    return list(range(first, largest + width, width)) if largest > first else [first, first + width]
+    return list(range(smallest // width * width, (largest // width + 1) * width + 1, width))
 
 
 def _next_width(width: int) -> int:
-    """1, 2, 5, 10, 20, 50, …"""
+    """The next of the widths 1, 2, 5, 10, 20, 50 and so on."""
     power = 10 ** (len(str(width)) - 1)
     return {1: 2, 2: 5, 5: 10}[width // power] * power
 
@@ -216,6 +222,11 @@ def _groups(numbers: Numbers, chosen: NDArray[np.bool_]) -> list[list[int]]:
         if len(group) < LISTED:
             group.append(member)
     return list(groups.values())
+
+
+def _any_sequence(mask: NDArray[np.bool_], data: TokenizedDataset) -> NDArray[np.bool_]:
+    """Of each example, whether something is true of any of its sequences."""
+    return mask[0::2] | mask[1::2] if data.per_example == 2 else mask
 
 
 def _listed(mask: NDArray[np.bool_]) -> Finding:

@@ -37,7 +37,7 @@ def page(report: Report, place_of: dict[str, dict[int, str]]) -> str:
     facts = [("data", str(report.summary)), ("labels", report.labels), *report.settings.items()]
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8>",
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src \'unsafe-inline\'">',
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">",
         '<meta name=viewport content="width=device-width">',
         f"<title>{_text(report.title)}</title><style>{STYLE}</style>",
         f"<h1>{_text(report.title)}</h1><table>",
@@ -48,14 +48,16 @@ def page(report: Report, place_of: dict[str, dict[int, str]]) -> str:
         split = report.splits[name]
         parts += [f"<h2>{name.capitalize()}</h2><p>{split.examples:,} examples of {split.prompts:,} prompts<table>"]
         for row in rows:
-            style = "n serious" if row.count and row.serious else "n"
+            style = "n serious" if row.examples and row.serious else "n"
             listed = "".join(f"<div class=places>{_text(place)}</div>" for place in places(row, place_of.get(name, {})))
-            more = "<div class=places>…</div>" if row.groups and row.count > sum(map(len, row.groups)) else ""
-            parts.append(f'<tr><td class="{style}">{row.count:,}<td>{_text(row.text)}{listed}{more}')
+            more = "<div class=places>…</div>" if row.groups and row.examples > sum(map(len, row.groups)) else ""
+            parts.append(f'<tr><td class="{style}">{row.examples:,}<td>{_text(row.text)}{listed}{more}')
         parts.append("</table><h3>Lengths in tokens</h3><div class=histograms>")
         for what, lengths in split.lengths.items():
             most = max(lengths.counts)
-            parts.append(f"<figure><figcaption><b>{_text(what)}</b><br>{_text(lengths_line(lengths))}</figcaption><table>")
+            parts.append(
+                f"<figure><figcaption><b>{_text(what)}</b><br>{_text(lengths_line(lengths))}</figcaption><table>"
+            )
             for bin_name, count in bins(lengths):
                 bar = f'<div class=bar style="width:{100 * count / most:.1f}%"></div>' if count else ""
                 parts.append(f"<tr><td class=n>{bin_name}<td class=n>{count:,}<td>{bar}")
@@ -82,7 +84,7 @@ def _sequence(sequence: Sequence, good: bool) -> str:
 
 def _span(span: Span, good: bool) -> str:
     kind = ("good" if good else "bad") if span.learned else "no"
-    text = _text(span.text).replace("\n", '<span class=quiet>↵</span>\n')
+    text = _text(span.text).replace("\n", "<span class=quiet>↵</span>\n")
     if span.ends:
         return f'<span class="{kind} end" title="end of sequence"><span>{text}</span></span>'
     return f'<span class={kind} title="{_text(" ".join(span.tokens))}">{text}</span>'

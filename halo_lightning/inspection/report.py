@@ -16,7 +16,16 @@ from halo_lightning.inspection import findings
 from halo_lightning.inspection.examples import Shown, show
 from halo_lightning.inspection.findings import Finding, Lengths
 
-PROBLEMS = ("contradictions", "leakage", "duplicates", "same_on_both_sides", "ends_inside", "cut", "left_out", "unknown")
+PROBLEMS = (
+    "contradictions",
+    "leakage",
+    "duplicates",
+    "same_on_both_sides",
+    "ends_inside",
+    "cut",
+    "left_out",
+    "unknown",
+)
 """What can be asked to be no part of the data."""
 
 
@@ -68,12 +77,12 @@ class Report:
     def problems(self) -> dict[str, int]:
         """How many examples each of `PROBLEMS` concerns, in training and validation."""
         counts = {
-            name: sum(split.findings[name].count for split in self.splits.values())
+            name: sum(split.findings[name].examples for split in self.splits.values())
             for name in ("contradictions", "duplicates", "same_on_both_sides", "ends_inside")
         }
         counts["cut"] = self.summary.cut_prompts + self.summary.cut_completions
         counts["left_out"] = self.summary.left_out + self.summary.bad_rows + self.summary.too_long
-        counts["leakage"] = self.leakage.count
+        counts["leakage"] = self.leakage.examples
         counts["unknown"] = sum(split.unknown for split in self.splits.values())
         return {name: counts[name] for name in PROBLEMS}
 
@@ -187,9 +196,10 @@ def _lengths(data: TokenizedDataset) -> dict[str, Lengths]:
 def _settings(data: FeedbackDataModule) -> dict[str, str]:
     limits = data.limits
     too_long = {"truncate": "cut", "drop": "left out", "error": "an error"}[limits.too_long]
+    lengths = f"{limits.max_length:,}, max_prompt_length {limits.max_prompt_length:,}"
     return {
         "tokenizer": data.tokenizer_path or type(data.tokenizer).__name__,
-        "max_length": f"{limits.max_length:,} (max_prompt_length {limits.max_prompt_length:,}; longer ones are {too_long})",
+        "max_length": f"{lengths}; longer ones are {too_long}",
         "loss on": "all turns of the assistant" if data.all_turns else "the completion, its end included",
     }
 
@@ -216,8 +226,12 @@ def _chosen(data: TokenizedDataset, split: Split, examples: int | Sequence[int] 
     if isinstance(examples, str):
         names = {"cut": ("cut_prompts", "cut_completions")}.get(examples, (examples,))
         if not set(names) <= split.findings.keys():
-            raise ConfigError(f"examples is {examples!r}: expected a number, or one of cut, {', '.join(split.findings)}")
-        return list(dict.fromkeys(number for name in names for group in split.findings[name].groups for number in group))
+            raise ConfigError(
+                f"examples is {examples!r}: expected a number, or one of cut, {', '.join(split.findings)}"
+            )
+        return list(
+            dict.fromkeys(number for name in names for group in split.findings[name].groups for number in group)
+        )
     if not isinstance(examples, int):
         wrong = [number for number in examples if not 0 <= number < len(data)]
         if wrong:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import IO
 
 from rich.console import Console
 from rich.text import Text
 
 from halo_lightning.inspection.examples import Sequence, Shown, Span, harmless
+from halo_lightning.inspection.findings import Lengths
 from halo_lightning.inspection.report import Report
 from halo_lightning.inspection.wording import Row, bins, counts_of, finding_rows, lengths_line, places, title_of
+
+Line = Callable[..., None]
+"""Prints the parts of a line: texts, or texts with their style."""
 
 LEARNED, NOT_LEARNED = "▌", "│"
 """What stands before text that the loss is on, and before text that it is not on."""
 
 BAR = 40
+GROUPS = 3
+"""How many groups of examples are listed of a finding; the page and the JSON have a few more."""
 
 
-def print_report(report: Report, place_of: dict[str, dict[int, str]], *, tokens: bool = False, file: IO[str] | None = None) -> None:
+def print_report(
+    report: Report, place_of: dict[str, dict[int, str]], *, tokens: bool = False, file: IO[str] | None = None
+) -> None:
     """Prints a report.
 
     Args:
@@ -29,7 +38,9 @@ def print_report(report: Report, place_of: dict[str, dict[int, str]], *, tokens:
     console = Console(file=file, highlight=False, soft_wrap=True)
 
     def line(*parts: str | tuple[str, str]) -> None:
-        console.print(Text.assemble(*((harmless(p), "") if isinstance(p, str) else (harmless(p[0]), p[1]) for p in parts)))
+        console.print(
+            Text.assemble(*((harmless(p), "") if isinstance(p, str) else (harmless(p[0]), p[1]) for p in parts))
+        )
 
     line((report.title, "bold"))
     for label, text in [("data", str(report.summary)), ("labels", report.labels), *report.settings.items()]:
@@ -38,16 +49,17 @@ def print_report(report: Report, place_of: dict[str, dict[int, str]], *, tokens:
     for name, rows in finding_rows(report).items():
         line()
         split = report.splits[name]
-        line((f"{name}: ", "bold"), f"{split.examples:,} examples of {split.prompts:,} prompts", _most(split.most_per_prompt))
+        line(
+            (f"{name}: ", "bold"),
+            f"{split.examples:,} examples of {split.prompts:,} prompts",
+            _most(split.most_per_prompt),
+        )
         for row in rows:
             _print_finding(line, row, place_of.get(name, {}))
         for what, lengths in split.lengths.items():
             line(("  " + what, "cyan"), f", tokens: {lengths_line(lengths)}")
-            most = max(lengths.counts)
-            width = max(len(bin_name) for bin_name, _ in bins(lengths))
-            for bin_name, count in bins(lengths):
-                bar = "█" * round(BAR * count / most) or ("▏" if count else "")
-                line(f"    {bin_name:>{width}}  ", (bar, "blue"), f" {count:,}")
+            if name == "training":
+                _print_histogram(line, lengths)
     for example in report.shown:
         line()
         _print_example(line, example, tokens)
@@ -60,17 +72,25 @@ def _most(count: int) -> str:
     return f", up to {count:,} of one" if count > 1 else ""
 
 
-def _print_finding(line, row: Row, place_of: dict[int, str]) -> None:  # type: ignore[no-untyped-def]
-    style = "" if not row.count else "bold red" if row.serious else "yellow"
-    line((f"  {row.count:>9,} ", style), row.text)
-    for text in places(row, place_of):
+def _print_finding(line: Line, row: Row, place_of: dict[int, str]) -> None:
+    style = "" if not row.examples else "bold red" if row.serious else "yellow"
+    line((f"  {row.examples:>9,} ", style), row.text)
+    texts = places(row, place_of)
+    for text in texts[:GROUPS]:
         line((f"            {text}", "dim"))
-    hidden = row.count - sum(map(len, row.groups))
-    if row.groups and hidden > 0:
+    if texts and row.examples > sum(map(len, row.groups[:GROUPS])):
         line(("            …", "dim"))
 
 
-def _print_example(line, example: Shown, tokens: bool) -> None:  # type: ignore[no-untyped-def]
+def _print_histogram(line: Line, lengths: Lengths) -> None:
+    most, named = max(lengths.counts), bins(lengths)
+    width = max(len(name) for name, _ in named)
+    for name, count in named:
+        bar = "█" * round(BAR * count / most) or ("▏" if count else "")
+        line(f"    {name:>{width}}  ", (bar, "blue"), f" {count:,}")
+
+
+def _print_example(line: Line, example: Shown, tokens: bool) -> None:
     line((title_of(example), "bold"))
     for number, sequence in enumerate(example.sequences):
         good = sequence.name == "chosen" or (sequence.name == "completion" and example.label is not False)
@@ -90,7 +110,7 @@ def _prompt(sequence: Sequence) -> list[int]:
     return sequence.token_ids[: sequence.prompt_tokens]
 
 
-def _print_span(line, span: Span, colour: str, tokens: bool) -> None:  # type: ignore[no-untyped-def]
+def _print_span(line: Line, span: Span, colour: str, tokens: bool) -> None:
     mark, style = (LEARNED, colour) if span.learned else (NOT_LEARNED, "dim")
     if span.ends:
         line((f"  {mark} ", style), (f"[end: {span.text}]", "bold reverse"))

@@ -14,14 +14,14 @@ class Row(NamedTuple):
 
     Attributes:
         name: Its name.
-        count: How many examples it concerns.
+        examples: How many examples it concerns.
         text: What it means.
         groups: Numbers of examples that belong together, some of them.
         serious: Whether somebody should do something about it.
     """
 
     name: str
-    count: int
+    examples: int
     text: str
     groups: list[list[int]]
     serious: bool = True
@@ -32,10 +32,10 @@ def finding_rows(report: Report) -> dict[str, list[Row]]:
     rows = {name: _rows(split, report.summary.feedback) for name, split in report.splits.items()}
     if "validation" in rows:
         rows["validation"] += [
-            Row("leakage", report.leakage.count, "examples whose prompt is trained on", report.leakage.groups),
+            Row("leakage", report.leakage.examples, "examples whose prompt is trained on", report.leakage.groups),
             Row(
                 "leakage, whole",
-                report.leakage_whole.count,
+                report.leakage_whole.examples,
                 "of these are trained on just as they are",
                 report.leakage_whole.groups,
             ),
@@ -57,7 +57,7 @@ def _rows(split: Split, feedback: str) -> list[Row]:
         "cut_completions": "examples whose completion is cut, so that its end is not learned",
     }
     rows = [
-        Row(name.replace("_", " "), finding.count, text, finding.groups, not name.startswith("cut"))
+        Row(name.replace("_", " "), finding.examples, text, finding.groups, not name.startswith("cut"))
         for name, text in texts.items()
         if text is not None
         for finding in [split.findings[name]]
@@ -75,7 +75,9 @@ def title_of(example: Shown) -> str:
     label = {True: "desirable", False: "undesirable", None: ""}[example.label]
     weight = "" if example.weight == 1 else f"weight {example.weight:g}"
     about = ", ".join(part for part in (label, weight) if part)
-    return f"example {example.number}" + (f" ({example.place})" if example.place else "") + (f": {about}" if about else "")
+    return (
+        f"example {example.number}" + (f" ({example.place})" if example.place else "") + (f": {about}" if about else "")
+    )
 
 
 def counts_of(sequence: Sequence) -> str:
