@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -66,13 +67,17 @@ def test_the_yaml_is_a_configuration(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert settings["init_args"]["on_bad_row"] == "skip"
 
 
-def test_the_first_example_runs(tmp_path: Path) -> None:
-    (code,) = re.findall(r"^```bash\n(.*?)^```", DOCUMENT, flags=re.MULTILINE | re.DOTALL)
+def test_every_block_runs(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```bash\n(.*?)^```", DOCUMENT, flags=re.MULTILINE | re.DOTALL)
     for name in ("cli.py", "configs", "halo_lightning"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     run = subprocess.run(
-        ["bash", "-euc", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        ["bash", "-euc", "\n".join(blocks)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
     )
     assert run.returncode == 0, run.stderr[-3000:]
     assert "4 examples to train on (2 desirable, 2 undesirable)" in run.stdout
+    assert "4 examples of 2 prompts, up to 2 of one" in run.stdout
+    assert "status 3" in run.stdout
+    assert (tmp_path / "runs" / "log.html").is_file()
+    assert json.loads((tmp_path / "log.json").read_text())["problems"]["same_on_both_sides"] == 1
