@@ -6,6 +6,9 @@ functions whose parameters become options. What a command needs is imported when
 
 from __future__ import annotations
 
+import inspect
+import itertools
+import json
 import os
 import sys
 import traceback
@@ -38,6 +41,10 @@ FUNCTIONS = {
     "judge": (
         "halo_lightning.evaluation.judge_command:judge_completions",
         "ask a judge which completions are better, the model's or the human-chosen ones",
+    ),
+    "report": (
+        "halo_lightning.evaluation.report_command:report",
+        "make the report's figures and tables from verdicts",
     ),
     "values": ("halo_lightning.figures:draw_values", "draw the human value functions (figure 4)"),
     "methods": ("halo_lightning.methods:print_methods", "print the table of methods"),
@@ -126,7 +133,7 @@ def run(arguments: list[str]) -> int:
         parser = HaloArgumentParser(prog=f"{program} {command}", description=FUNCTIONS[command][1])
         function = _load(FUNCTIONS[command][0])
         parser.add_function_arguments(function)
-        values = parser.instantiate_classes(parser.parse_args(rest))
+        values = parser.instantiate_classes(parser.parse_args(named(rest, function)))
         quieten()
         function(**values.as_dict())
         return 0
@@ -134,6 +141,18 @@ def run(arguments: list[str]) -> int:
 
     known = [*TRAINING, *FUNCTIONS]
     raise HaloError(f"unknown command {command!r}{nearest(command, known)} (commands: {', '.join(known)})")
+
+
+def named(arguments: list[str], function: Callable[..., None]) -> list[str]:
+    """Arguments in which those before the first option are the values of the function's first parameter.
+
+    So `report runs/a runs/b --out page` is `report --runs=["runs/a", "runs/b"] --out page`.
+    """
+    bare = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))
+    if not bare:
+        return arguments
+    first = next(iter(inspect.signature(function).parameters))
+    return [f"--{first}={bare[0] if len(bare) == 1 else json.dumps(bare)}", *arguments[len(bare) :]]
 
 
 def _load(path: str) -> Callable[..., None]:

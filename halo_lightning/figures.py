@@ -46,7 +46,7 @@ def draw_run(runs: str | list[str], out: str) -> None:
         out: The PNG to write.
     """
     runs = [runs] if isinstance(runs, str) else runs
-    figure = _figure(11, 5.5)
+    figure = new_figure(11, 5.5)
     axes = figure.subplots(2, 3)
     for number, run in enumerate(runs):
         scalars = read_scalars(run)
@@ -60,7 +60,7 @@ def draw_run(runs: str | list[str], out: str) -> None:
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
     axes.flat[0].legend(fontsize="small")
-    _save(figure, out)
+    save_figure(figure, out)
     print(f"drew {len(runs)} run(s) to {out}")
 
 
@@ -82,7 +82,7 @@ def draw_values(out: str, extent: float = 5.0) -> None:
         "SLiC": SLiCValue(),
         "KTO (eq. 7)": Logistic(),
     }
-    figure = _figure(7, 5)
+    figure = new_figure(7, 5)
     axis = figure.subplots()
     z = torch.linspace(-extent, extent, 801, dtype=torch.float64)
     # RLHF's and KTO's are the same function of the relative gain.
@@ -98,11 +98,11 @@ def draw_values(out: str, extent: float = 5.0) -> None:
     axis.set_title("Human value functions (figure 4)")
     axis.legend()
     axis.grid(alpha=0.3)
-    _save(figure, out)
+    save_figure(figure, out)
     print(f"drew {len(functions)} value functions to {out}")
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """A figure that needs no display, and that no other code's figures know of."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -112,6 +112,7 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _save(figure: Figure, out: str) -> None:
+def save_figure(figure: Figure, out: str) -> None:
+    """Writes a figure as a picture."""
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)
