@@ -28,6 +28,10 @@ Balance = Literal["oversample", "undersample", "none"]
 
 Indices = NDArray[np.int64]
 
+GROUPED = 50
+"""Global batches whose examples are sorted by length together: enough for batches of similar length, few enough for
+every epoch to have others."""
+
 
 class BatchSampler(DistributedSampler[list[int]]):
     """Micro-batches of example numbers for one process.
@@ -115,6 +119,7 @@ class EpochBatchSampler(BatchSampler):
         accumulate: Micro-batches of a process in a global batch.
         seed: Of the order.
         order: A fixed order of the examples, instead of a shuffled one.
+        lengths: Length of each example, where those of a batch are to have similar lengths: see `grouped`.
         world_size: How many processes there are; None asks torch.distributed.
         rank: Which one this is; None asks torch.distributed.
     """
@@ -127,25 +132,35 @@ class EpochBatchSampler(BatchSampler):
         accumulate: int = 1,
         seed: int = 1,
         order: Indices | None = None,
+        lengths: NDArray[Any] | None = None,
         world_size: int | None = None,
         rank: int | None = None,
     ) -> None:
         super().__init__(batch_size, accumulate=accumulate, seed=seed, world_size=world_size, rank=rank)
         self.examples = examples
         self.order = order
+        self.lengths = lengths
 
     def __len__(self) -> int:
         return -(-self.examples // self.global_batch_size) * self.accumulate
 
     def fingerprint(self) -> dict[str, Any]:
         """Number of examples, size of the global batch, seed."""
-        return {"examples": self.examples, "global_batch_size": self.global_batch_size, "seed": self.seed}
+        return {
+            "examples": self.examples,
+            "global_batch_size": self.global_batch_size,
+            "group_by_length": self.lengths is not None,
+            "seed": self.seed,
+        }
 
     def _batches(self, epoch: int, start: int) -> Iterator[list[int]]:
         if self.order is not None:
             order = self.order
         else:
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.examples)
+            random = np.random.default_rng([self.seed, epoch])
+            order = random.permutation(self.examples)
+            if self.lengths is not None:
+                order = grouped(order, self.lengths, self.global_batch_size, self.parts, random)
         for batch in range(start, len(self)):
             first, end = self._share(self.examples, self.global_batch_size, batch)
             yield order.take(range(first, end), mode="wrap").tolist()
@@ -166,6 +181,8 @@ class BalancedBatchSampler(BatchSampler):
         accumulate: Micro-batches of a process in a global batch.
         balance: `oversample` or `undersample`.
         seed: Of the order.
+        lengths: Length of each example, where those of a batch are to have similar lengths: see `grouped`. Both
+            classes are sorted alike.
         world_size: How many processes there are; None asks torch.distributed.
         rank: Which one this is; None asks torch.distributed.
 
@@ -182,11 +199,13 @@ class BalancedBatchSampler(BatchSampler):
         accumulate: int = 1,
         balance: Literal["oversample", "undersample"] = "oversample",
         seed: int = 1,
+        lengths: NDArray[Any] | None = None,
         world_size: int | None = None,
         rank: int | None = None,
     ) -> None:
         super().__init__(batch_size, accumulate=accumulate, seed=seed, world_size=world_size, rank=rank)
         check_even(batch_size)
+        self.lengths = lengths
         self.classes = [np.flatnonzero(desirable), np.flatnonzero(~desirable)]
         self.balance = balance
         counts = [len(members) for members in self.classes]
@@ -208,6 +227,7 @@ class BalancedBatchSampler(BatchSampler):
             "undesirable": len(self.classes[1]),
             "balance": self.balance,
             "global_batch_size": self.global_batch_size,
+            "group_by_length": self.lengths is not None,
             "seed": self.seed,
         }
 
@@ -215,6 +235,10 @@ class BalancedBatchSampler(BatchSampler):
         half = self.global_batch_size // 2
         # A few more than `each`, for a last global batch that does not divide by the number of its parts.
         desirable, undesirable = (self._part(which, epoch * self.each, self.each + self.parts - 1) for which in (0, 1))
+        if self.lengths is not None:
+            for sequence in (desirable, undesirable):
+                alike = np.random.default_rng([self.seed, 2, epoch])
+                sequence[: self.each] = grouped(sequence[: self.each], self.lengths, half, self.parts, alike)
         for batch in range(start, len(self)):
             first, end = self._share(self.each, half, batch)
             yield np.stack([desirable[first:end], undesirable[first:end]], axis=1).reshape(-1).tolist()
@@ -228,6 +252,31 @@ class BalancedBatchSampler(BatchSampler):
         )
         offset = start - rounds[0] * len(members)
         return sequence[offset : offset + length]
+
+
+def grouped(order: Indices, lengths: NDArray[Any], batch: int, parts: int, random: np.random.Generator) -> Indices:
+    """An order with examples of similar length in each global batch, and about as many tokens in each of its parts.
+
+    Fifty global batches at a time are sorted, cut into batches, and these are shuffled. Examples stay among those fifty
+    batches that a shuffled order has put them in.
+
+    Args:
+        order: Examples in shuffled order.
+        lengths: Length of each example.
+        batch: Examples in a global batch.
+        parts: Micro-batches in a global batch.
+        random: Shuffles the batches.
+    """
+    result = np.empty_like(order)
+    for start in range(0, len(order), GROUPED * batch):
+        block = order[start : start + GROUPED * batch]
+        block = block[np.argsort(lengths[block], kind="stable")]
+        whole = len(block) // batch * batch
+        # Of every `parts` neighbours in length each part gets one.
+        batches = block[:whole].reshape(-1, batch // parts, parts).swapaxes(1, 2).reshape(-1, batch)
+        result[start : start + whole] = batches[random.permutation(len(batches))].reshape(-1)
+        result[start + whole : start + len(block)] = block[whole:]
+    return result
 
 
 def check_even(batch_size: int) -> None:

@@ -214,3 +214,76 @@ def test_validation_mixes_both_kinds_in_proportion() -> None:
     assert sorted(order) == list(range(12))
     assert [int(data[order[start : start + 4]].sum()) for start in (0, 4, 8)] == [3, 3, 3]
     assert list(interleaved(np.array([True, True]))) == [0, 1]
+
+
+# --- batches of similar length ------------------------------------------------------------------------------------
+
+LENGTHS = np.random.default_rng(3).integers(1, 1000, 500)
+
+
+def spread(lengths: np.ndarray, processes: list[Batches]) -> float:
+    """Mean difference between the longest and the shortest example of a micro-batch."""
+    return float(np.mean([np.ptp(lengths[batch]) for batch in chain.from_iterable(processes)]))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("examples", [1, 7, 499, 500])
+def test_grouped_by_length_every_example_is_seen_once(world: int, examples: int) -> None:
+    processes = epoch(1, examples, 2, world, lengths=LENGTHS)
+    counts = Counter(flat(processes))
+    assert sorted(counts) == list(range(examples))
+    assert counts.total() - examples < world
+    assert epoch(1, examples, 2, world, lengths=LENGTHS) == processes
+    if examples > 7:
+        assert epoch(2, examples, 2, world, lengths=LENGTHS) != processes
+
+
+def test_grouped_batches_are_of_similar_length_and_in_no_order_of_length() -> None:
+    shuffled, sorted_by_length = epoch(0, 500, 4), epoch(0, 500, 4, lengths=LENGTHS)
+    assert spread(LENGTHS, sorted_by_length) < 0.1 * spread(LENGTHS, shuffled)
+    means = [LENGTHS[batch].mean() for batch in sorted_by_length[0]]
+    neighbours = np.corrcoef(means[:-1], means[1:])[0, 1]
+    assert abs(neighbours) < 0.3
+    # Written out, as above: of the shuffled 3 5 0 4 2 7 1 6 two batches by length (0 4 5 1 and 2 6 3 7), shuffled.
+    assert epoch(3, 8, 4, seed=7, lengths=np.arange(8) % 4) == [[[2, 6, 3, 7], [0, 4, 5, 1]]]
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_grouped_global_batches_do_not_depend_on_the_number_of_processes(world: int) -> None:
+    (alone,) = epoch(5, 500, 2 * world, 1, lengths=LENGTHS)
+    together = epoch(5, 500, 2, world, lengths=LENGTHS)
+    assert [set(batch) for batch in alone] == [set().union(*parts) for parts in zip(*together, strict=True)]
+    samplers = [
+        EpochBatchSampler(500, 2, accumulate=world // 2, world_size=2, rank=rank, lengths=LENGTHS) for rank in (0, 1)
+    ]
+    micro_batches = [batches(sampler, 5) for sampler in samplers]
+    assert flat([together[0][:1], together[1][:1]]) == flat([micro_batches[0][:1], micro_batches[1][:1]])
+
+
+def test_grouped_processes_have_about_as_many_tokens() -> None:
+    first, second = epoch(0, 500, 4, 2, lengths=LENGTHS)
+    tokens = [np.array([LENGTHS[batch].sum() for batch in process]) for process in (first, second)]
+    assert np.abs(tokens[0] - tokens[1]).mean() < 0.03 * tokens[0].mean()
+
+
+@pytest.mark.parametrize("balance", ["oversample", "undersample"])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_grouping_and_balance_work_together(world: int, balance: str) -> None:
+    data = labels(300, 200)
+    plain = balanced(1, data, 4, world, balance=balance)
+    processes = balanced(1, data, 4, world, balance=balance, lengths=LENGTHS)
+    for batch in chain.from_iterable(processes):
+        assert data[batch].tolist() == [True, False] * (len(batch) // 2)
+    # The same examples in the same epoch, but for the few that fill the last global batch.
+    assert (Counter(flat(processes)) - Counter(flat(plain))).total() <= 2 * (world - 1)
+    assert spread(LENGTHS, processes) < 0.3 * spread(LENGTHS, plain)
+
+
+@pytest.mark.parametrize(
+    "sampler", [EpochBatchSampler(123, 4, lengths=LENGTHS), BalancedBatchSampler(labels(63, 60), 4, lengths=LENGTHS)]
+)
+def test_grouped_batches_start_in_the_middle(sampler: BatchSampler) -> None:
+    whole = batches(sampler, 2)
+    sampler.start_at(3)
+    assert list(sampler) == whole[3:]
+    sampler.start_at(0)
