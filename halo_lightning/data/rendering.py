@@ -20,7 +20,6 @@ completion says which of its tokens are learned: those of the assistant's turns,
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -130,24 +129,80 @@ def encode_batch(
     Raises:
         RenderingError: The chat template refuses a conversation, or leaves its completion out.
     """
-    texts: list[str] = []
-    boundaries: list[list[int]] = []
-    last_prompt, last_text = None, ""
-    offered = itertools.repeat(None) if tools is None else tools
-    for position, (prompt, completion, offer) in enumerate(zip(prompts, completions, offered)):  # noqa: B905
-        if prompt is not last_prompt:
-            last_prompt, last_text = prompt, _render(tokenizer, prompt, position, offer, generation=True)
-        messages = (*prompt, Message(role="assistant", content=completion))
-        whole = _render(tokenizer, messages, position, offer)
-        boundary = _find_boundary(last_text, whole, completion, position)
-        stripped = whole.rstrip()  # white space after the end-of-sequence token would come after the end
-        texts.append(stripped if stripped.endswith(tokenizer.eos_token) else whole)
-        boundaries.append(_all_turns(tokenizer, messages, whole, position, offer) if all_turns else [boundary])
-    split = _split_fast if tokenizer.is_fast else _split_slow
-    return [
-        _finish(ids, where, tokenizer.eos_token_id, all_turns)
-        for ids, where in split(tokenizer, texts, boundaries)
-    ]  # fmt: skip
+    rendered = render_batch(tokenizer, prompts, completions, tools, all_turns=all_turns)
+    return finish_batch(tokenizer, rendered, tokenize_batch(tokenizer, rendered))
+
+
+class Rendered(NamedTuple):
+    """Conversations as texts.
+
+    Attributes:
+        texts: Prompt and completion together, as they are tokenised.
+        boundaries: The characters at which turns that are learned start and end, in turn, for each text; the last of
+            them ends with the text.
+        all_turns: Whether they are all turns of the assistant.
+    """
+
+    texts: list[str]
+    boundaries: list[list[int]]
+    all_turns: bool
+
+
+def render_batch(
+    tokenizer: Any,
+    prompts: Sequence[Conversation],
+    completions: Sequence[str],
+    tools: Sequence[Any] | None = None,
+    *,
+    all_turns: bool = False,
+) -> Rendered:
+    """The first part of `encode_batch`: texts."""
+    offered = list(tools) if tools is not None else [None] * len(prompts)
+    distinct: list[int] = []  # the first of consecutive equal prompts
+    for position, prompt in enumerate(prompts):
+        same = bool(distinct) and prompt is prompts[distinct[-1]] and offered[position] is offered[distinct[-1]]
+        distinct.append(distinct[-1] if same else position)
+    alone = sorted(set(distinct))
+    before = dict(zip(alone, _render_all(tokenizer, prompts, alone, offered, generation=True), strict=True))
+    whole = [
+        (*prompt, Message(role="assistant", content=completion))
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
+    texts, boundaries = [], []
+    for position, text in enumerate(_render_all(tokenizer, whole, range(len(whole)), offered)):
+        boundary = _find_boundary(before[distinct[position]], text, completions[position], position)
+        marks = [boundary]
+        if all_turns:
+            marks = _all_turns(tokenizer, whole[position], text, position, offered[position])
+        stripped = text.rstrip()  # white space after the end-of-sequence token would come after the end
+        texts.append(stripped if stripped.endswith(tokenizer.eos_token) else text)
+        boundaries.append(marks)
+    return Rendered(texts, boundaries, all_turns)
+
+
+def tokenize_batch(tokenizer: Any, rendered: Rendered) -> list[Any]:
+    """The second part of `encode_batch`, which takes most of the time, and lets other threads of Python run.
+
+    Returns:
+        For each text what the tokenizer makes of it; nothing for a tokenizer without a fast implementation.
+    """
+    if not tokenizer.is_fast:
+        return []
+    from transformers import PreTrainedTokenizerFast
+
+    settings = {"add_special_tokens": False, "padding": False, "truncation": False, "verbose": False}
+    if type(tokenizer)._encode_plus is not PreTrainedTokenizerFast._encode_plus:
+        encodings: list[Any] = tokenizer(rendered.texts, **settings).encodings
+        return encodings
+    tokenizer("", **settings)  # tells the implementation not to pad and to cut, as the last call may have
+    # What `transformers` makes of the result (lists of masks and numbers) is not needed.
+    return tokenizer.backend_tokenizer.encode_batch(rendered.texts, add_special_tokens=False)
+
+
+def finish_batch(tokenizer: Any, rendered: Rendered, tokenized: list[Any]) -> list[Encoded]:
+    """The last part of `encode_batch`: tokens of prompts, tokens of completions."""
+    split = _split_fast(tokenizer, rendered, tokenized) if tokenizer.is_fast else _split_slow(tokenizer, rendered)
+    return [_finish(ids, places, tokenizer.eos_token_id, rendered.all_turns) for ids, places in split]
 
 
 def encode_prompts(
@@ -163,11 +218,8 @@ def encode_prompts(
     Raises:
         RenderingError: The chat template refuses a conversation.
     """
-    offered = itertools.repeat(None) if tools is None else tools
-    texts = [
-        _render(tokenizer, prompt, position, offer, generation=True)
-        for position, (prompt, offer) in enumerate(zip(prompts, offered))  # noqa: B905
-    ]
+    offered = [None] * len(prompts) if tools is None else list(tools)
+    texts = _render_all(tokenizer, prompts, range(len(prompts)), offered, generation=True)
     encoded: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
     return encoded
 
@@ -182,6 +234,28 @@ def generation_tail(tokenizer: Any) -> int:
             return 0
         ends.append(tokenizer(text, add_special_tokens=False)["input_ids"][::-1])
     return common(*ends)
+
+
+def _render_all(
+    tokenizer: Any,
+    conversations: Sequence[Conversation],
+    positions: Sequence[int],
+    offered: list[Any],
+    *,
+    generation: bool = False,
+) -> list[str]:
+    """The texts of the conversations at some positions, in one call where none of them offers tools."""
+    if not any(offered):
+        chosen = [list(conversations[position]) for position in positions]
+        try:
+            texts: list[str] = tokenizer.apply_chat_template(chosen, tokenize=False, add_generation_prompt=generation)
+            return texts
+        except Exception:  # which one, and what to say of it, is found out below
+            pass
+    return [
+        _render(tokenizer, conversations[position], position, offered[position], generation=generation)
+        for position in positions
+    ]
 
 
 def _render(
@@ -252,23 +326,14 @@ def _finish(ids: list[int], places: list[int], eos: int, all_turns: bool) -> Enc
     return Encoded(ids[:boundary], ids[boundary:], learned[boundary:])
 
 
-def _split_fast(tokenizer: Any, texts: list[str], boundaries: list[list[int]]) -> list[tuple[list[int], list[int]]]:
+def _split_fast(tokenizer: Any, rendered: Rendered, tokenized: list[Any]) -> list[tuple[list[int], list[int]]]:
     """Tokens, and the places among them of each text's boundaries, from the characters that each token stands for."""
-    encodings = tokenizer(
-        texts,
-        add_special_tokens=False,
-        padding=False,
-        truncation=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    ).encodings
     return [
         (
             encoding.ids,
             [_place(tokenizer, encoding, text, mark, ends=number % 2 == 1) for number, mark in enumerate(marks)],
         )
-        for encoding, text, marks in zip(encodings, texts, boundaries, strict=True)
+        for encoding, text, marks in zip(tokenized, rendered.texts, rendered.boundaries, strict=True)
     ]
 
 
@@ -318,10 +383,10 @@ def _spaces_of(token: str) -> tuple[int, int]:
     return len(token) - len(token.lstrip(marks)), len(token) - len(token.rstrip(marks))
 
 
-def _split_slow(tokenizer: Any, texts: list[str], boundaries: list[list[int]]) -> list[tuple[list[int], list[int]]]:
+def _split_slow(tokenizer: Any, rendered: Rendered) -> list[tuple[list[int], list[int]]]:
     """The same without offsets: the tokens that a text up to a boundary and the whole text both begin with."""
     result = []
-    for text, marks in zip(texts, boundaries, strict=True):
+    for text, marks in zip(rendered.texts, rendered.boundaries, strict=True):
         ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
         places = []
         for number, mark in enumerate(marks):
