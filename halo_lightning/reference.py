@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -25,12 +25,10 @@ from filelock import FileLock
 from lightning.pytorch.strategies import Strategy
 from numpy.typing import NDArray
 
+from halo_lightning.caches import cache_folder, content_hash
 from halo_lightning.data.batching import TokenizedDataset
 from halo_lightning.errors import ConfigError
 from halo_lightning.files import flush_to_disk, write_json
-
-CACHE_VARIABLE = "HALO_LIGHTNING_CACHE"
-"""The environment variable that says where caches are; without it they are in `~/.cache/halo_lightning`."""
 
 TOKENS_AT_ONCE = 8192
 """Tokens in a batch of the reference pass: there is no gradient, so many fit."""
@@ -41,12 +39,6 @@ SAVE_EVERY = 16
 LogpsOfPart = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 _VALUES, _MANIFEST, _PROGRESS = "logps.npy", "manifest.json", "progress.json"
-
-
-def cache_folder(folder: str | None = None) -> Path:
-    """Where caches are: a folder that was asked for, or the user's own."""
-    default = os.environ.get(CACHE_VARIABLE) or "~/.cache/halo_lightning"
-    return Path(folder or default).expanduser() / "reference"
 
 
 def weights_fingerprint(path: str) -> str:
@@ -67,21 +59,19 @@ def weights_fingerprint(path: str) -> str:
     files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
     if len(files) < 2:
         raise ConfigError(f"{path}: no weights in this folder (no .safetensors file)")
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while part := stream.read(2**24):
-                digest.update(part)
-    return digest.hexdigest()
+    hashes = [content_hash(file, cache_folder("hashes")) for file in files]
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def tokens_fingerprint(dataset: TokenizedDataset) -> str:
     """What identifies the tokens of a data set: rows, template, tokenizer and truncation have no other effect."""
-    digest = hashlib.sha256()
-    for array in (dataset.tokens, dataset.offsets, dataset.prompt_lengths, dataset.learned):
-        if array is not None:
-            digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+    arrays = {name: getattr(dataset, name) for name in ("tokens", "offsets", "prompt_lengths", "learned")}
+    hashes = {
+        name: dataset.hashes.get(name) or hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+        for name, array in arrays.items()
+        if array is not None
+    }
+    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -135,17 +125,28 @@ class ReferenceCache:
         """
         data = self.dataset
         lengths = np.diff(data.offsets)
-        prompts: dict[bytes, list[int]] = {}
-        for number, start in enumerate(data.offsets[:-1]):
-            prompts.setdefault(data.tokens[start : start + data.prompt_lengths[number]].tobytes(), []).append(number)
-        parts: list[NDArray[np.int64]] = []
-        part: list[int] = []
-        for group in sorted(prompts.values(), key=lambda group: max(lengths[group])):
-            if part and lengths[part].sum() + lengths[group].sum() > tokens:
-                parts.append(np.array(part))
-                part = []
-            part += group
-        return [*parts, np.array(part, dtype=np.int64)] if part else parts
+        if not len(lengths):
+            return []
+        ends = data.offsets[:-1] + data.prompt_lengths
+        # Two prompts that have the same number by chance only come into the same batch.
+        prompts = np.fromiter(
+            (zlib.crc32(data.tokens[a:b].data) for a, b in zip(data.offsets[:-1].tolist(), ends.tolist(), strict=True)),
+            dtype=np.int64,
+            count=len(lengths),
+        )
+        _, first, group = np.unique(prompts, return_index=True, return_inverse=True)
+        longest = np.zeros(len(first), dtype=np.int64)
+        np.maximum.at(longest, group, lengths)
+        order = np.lexsort((np.arange(len(lengths)), first[group], longest[group]))
+        # A batch ends with a group of the same prompt, before it has too many tokens.
+        last_of_group = np.flatnonzero(np.append(np.diff(group[order]) != 0, True))
+        so_far = np.cumsum(lengths[order])[last_of_group].tolist()
+        cuts, begun = [], 0
+        for number in range(1, len(so_far)):
+            if so_far[number] - begun > tokens:
+                cuts.append(int(last_of_group[number - 1]) + 1)
+                begun = so_far[number - 1]
+        return np.split(order, cuts)
 
     def compute(self, logps: LogpsOfPart, strategy: Strategy, processes: int, rank: int) -> NDArray[np.float32]:
         """Computes what is not there yet, each process its share. Killed in the middle, it goes on there next time.
@@ -186,7 +187,7 @@ class ReferenceCache:
             if rank == 0 and (first // processes) % SAVE_EVERY == SAVE_EVERY - 1:
                 _flush(values)
                 write_json(partial / _PROGRESS, {"parts": first + len(share)})
-        if not np.isfinite(values).all():
+        if not all(np.isfinite(values[start : start + 2**22]).all() for start in range(0, len(values), 2**22)):
             raise ConfigError("the reference gives log-probabilities that are not finite: its weights are damaged")
         if rank == 0:
             _flush(values)

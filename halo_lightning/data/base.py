@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, get_args
@@ -16,10 +17,11 @@ from torch import distributed
 from torch.utils.data import DataLoader
 
 from halo_lightning.data.batching import TokenizedDataset
+from halo_lightning.data.cache import TokenCache
 from halo_lightning.data.division import Division, divide
 from halo_lightning.data.feedback import Feedback
 from halo_lightning.data.loading import ResumableDataLoader
-from halo_lightning.data.preparation import Prepared, held_out_by_prompt, prepare
+from halo_lightning.data.preparation import Preparation, Prepared, prepare
 from halo_lightning.data.rendering import prepare_tokenizer
 from halo_lightning.data.sampling import (
     BatchSampler,
@@ -67,6 +69,11 @@ class FeedbackDataModule(L.LightningDataModule):
             it and lists it in `bad_rows_file`.
         bad_rows_file: The file that skipped rows are listed in, as JSON Lines; None is `bad_rows.jsonl` in the folder
             of the run.
+        group_by_length: Whether the examples of a batch are to have similar lengths, for models that need padded rows,
+            and so that all devices have about as much to do. The order is still one of (seed, epoch).
+        cache: Where tokens are kept, to be made once and mapped from disk: a folder; true for the user's own
+            (`~/.cache/halo_lightning`, or what the environment variable `HALO_LIGHTNING_CACHE` says), in which small
+            files and the embedded feedback are not; false keeps them in memory, and makes them every time.
 
     Raises:
         ConfigError: A setting cannot work.
@@ -96,6 +103,8 @@ class FeedbackDataModule(L.LightningDataModule):
         seed: int = 1,
         on_bad_row: OnBadRow = "error",
         bad_rows_file: str | None = None,
+        group_by_length: bool = False,
+        cache: bool | str = True,
     ) -> None:
         super().__init__()
         self.train_sources = _sources("train", train)
@@ -123,6 +132,9 @@ class FeedbackDataModule(L.LightningDataModule):
         if on_bad_row not in get_args(OnBadRow):
             raise ConfigError(f"on_bad_row is {on_bad_row!r}: expected 'error' or 'skip'")
         self.on_bad_row, self.bad_rows_file = on_bad_row, bad_rows_file
+        self.group_by_length = group_by_length
+        cache = cache if isinstance(cache, bool) else os.fspath(cache)
+        self.cache = None if cache is False else TokenCache(None if cache is True else cache)
         self.tokenizer_path: str | None = None
         """Where the tokenizer comes from; None where it is an object, or not known before `setup`."""
         self.tokenizer: Any = None
@@ -132,12 +144,13 @@ class FeedbackDataModule(L.LightningDataModule):
         else:
             self.tokenizer = prepare_tokenizer(tokenizer)
         # Checkpoints are read without pickle, so hyper-parameters have to be primitives.
-        self.save_hyperparameters(ignore=["train", "validation", "tokenizer"])
+        self.save_hyperparameters(ignore=["train", "validation", "tokenizer", "cache"])
         self.save_hyperparameters(
             {
                 "train": [source.as_plain_data() for source in self.train_sources],
                 "validation": [source.as_plain_data() for source in self.validation_sources] or None,
                 "tokenizer": self.tokenizer_path,
+                "cache": cache,
             }
         )
         self._train: TokenizedDataset | None = None
@@ -146,36 +159,33 @@ class FeedbackDataModule(L.LightningDataModule):
 
     # --- preparing -------------------------------------------------------------------------------------------------
 
+    def prepare_data(self) -> None:
+        """Lets one process of a machine fill the cache, while the others wait, which map it then."""
+        if self.trainer is None or self.trainer.world_size == 1 or self._summary is not None or self.cache is None:
+            return
+        tokenizer, bad = self._load_tokenizer(), self._bad_rows()
+        for preparation in self._preparations():
+            if self.cache.key(preparation, tokenizer, bad) is not None:
+                self.cache.prepare(preparation, tokenizer, bad)
+
     def setup(self, stage: str | None = None) -> None:
         """Divides the batch among the devices; reads and tokenises everything, the first time that it is called."""
         self._division = self._divided()
         if self._summary is not None:
             return
         tokenizer = self._load_tokenizer()
-        held_out = None
-        if not self.validation_sources and self.validation_fraction > 0:
-            held_out = held_out_by_prompt(self.validation_fraction, self.seed)
-        more: dict[str, Any] = {
-            "seed": self.seed,
-            "bad_rows": self._bad_rows(),
-            "all_turns": self.all_turns,
-            "keep_prompt": self.keep_prompt,
-        }
-        train, validation, prepared = prepare(
-            self.train_sources, self.feedback, tokenizer, self.limits, held_out, **more
-        )
+        bad, preparations = self._bad_rows(), self._preparations()
+        results = [self._tokens(preparation, tokenizer, bad) for preparation in preparations]
+        train, validation, prepared = results[0]
         self._check_not_empty("training", train, validation, prepared)
-        reports = [prepared]
         if self.validation_sources:
-            validation, nothing, prepared = prepare(
-                self.validation_sources, self.feedback, tokenizer, self.limits, **more
-            )
+            validation, nothing, prepared = results[1]
             self._check_not_empty("validation", validation, nothing, prepared)
-            reports.append(prepared)
+        reports = [prepared for _, _, prepared in results]
         summary = DataSummary.of(train, validation, reports)
         for note in summary.notes:
             _warn(note)
-        if held_out is not None and not len(validation):
+        if preparations[0].held_out and not len(validation):
             _warn(
                 f"no example is held out for validation: validation_fraction={self.validation_fraction} of few prompts"
                 " happened to be none. Raise it, or name a validation file"
@@ -207,6 +217,28 @@ class FeedbackDataModule(L.LightningDataModule):
         division = divided(trainer.world_size)
         trainer.accumulate_grad_batches = trainer._halo_accumulates = division.accumulate  # type: ignore[attr-defined]
         return division
+
+    def _preparations(self) -> list[Preparation]:
+        """What is to be made of the training sources, and of the validation sources if there are any."""
+        train = Preparation(
+            tuple(self.train_sources),
+            self.feedback,
+            self.limits,
+            held_out=0.0 if self.validation_sources else self.validation_fraction,
+            seed=self.seed,
+            all_turns=self.all_turns,
+            keep_prompt=self.keep_prompt,
+        )
+        if not self.validation_sources:
+            return [train]
+        return [train, replace(train, sources=tuple(self.validation_sources), held_out=0.0)]
+
+    def _tokens(
+        self, preparation: Preparation, tokenizer: Any, bad: BadRows
+    ) -> tuple[TokenizedDataset, TokenizedDataset, Prepared]:
+        if self.cache is None:
+            return prepare(preparation, tokenizer, bad)
+        return self.cache.prepare(preparation, tokenizer, bad)
 
     def _bad_rows(self) -> BadRows:
         folder = "." if self.trainer is None else self.trainer.default_root_dir
@@ -269,7 +301,8 @@ class FeedbackDataModule(L.LightningDataModule):
     def train_sampler(self, dataset: TokenizedDataset) -> BatchSampler:
         """Which examples make up which micro-batch in training."""
         size, accumulate, _ = self.division
-        return EpochBatchSampler(len(dataset), size, accumulate=accumulate, seed=self.seed)
+        lengths = dataset.lengths if self.group_by_length else None
+        return EpochBatchSampler(len(dataset), size, accumulate=accumulate, seed=self.seed, lengths=lengths)
 
     def train_dataloader(self) -> DataLoader:
         """Batches to train on, in the order of (seed, epoch); resumable in the middle of an epoch."""

@@ -47,6 +47,8 @@ class SFTDataModule(FeedbackDataModule):
         loss_on: LossOn = "last_turn",
         on_bad_row: OnBadRow = "error",
         bad_rows_file: str | None = None,
+        group_by_length: bool = False,
+        cache: bool | str = True,
     ) -> None:
         super().__init__(
             train,
@@ -64,6 +66,8 @@ class SFTDataModule(FeedbackDataModule):
             seed=seed,
             on_bad_row=on_bad_row,
             bad_rows_file=bad_rows_file,
+            group_by_length=group_by_length,
+            cache=cache,
         )
         if loss_on not in get_args(LossOn):
             raise ConfigError(f"loss_on is {loss_on!r}: expected 'last_turn' or 'all_turns'")
@@ -112,6 +116,8 @@ class UnaryDataModule(FeedbackDataModule):
         balance: Balance = "oversample",
         on_bad_row: OnBadRow = "error",
         bad_rows_file: str | None = None,
+        group_by_length: bool = False,
+        cache: bool | str = True,
     ) -> None:
         super().__init__(
             train,
@@ -129,6 +135,8 @@ class UnaryDataModule(FeedbackDataModule):
             seed=seed,
             on_bad_row=on_bad_row,
             bad_rows_file=bad_rows_file,
+            group_by_length=group_by_length,
+            cache=cache,
         )
         if balance not in get_args(Balance):
             raise ConfigError(f"balance is {balance!r}: expected 'oversample', 'undersample' or 'none'")
@@ -143,6 +151,7 @@ class UnaryDataModule(FeedbackDataModule):
             return super().train_sampler(dataset)
         assert dataset.desirable is not None
         size, accumulate, _ = self.division
+        lengths = dataset.lengths if self.group_by_length else None
         return BalancedBatchSampler(
-            dataset.desirable, size, accumulate=accumulate, balance=self.balance, seed=self.seed
+            dataset.desirable, size, accumulate=accumulate, balance=self.balance, seed=self.seed, lengths=lengths
         )

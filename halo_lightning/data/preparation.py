@@ -5,14 +5,24 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from halo_lightning.data.batching import TokenizedDataset, TokenizedDatasetBuilder
 from halo_lightning.data.conversations import Conversation
 from halo_lightning.data.feedback import Example, Feedback, Paired, Unary
-from halo_lightning.data.rendering import Encoded, RenderingError, encode_batch, generation_tail
+from halo_lightning.data.rendering import (
+    Encoded,
+    Rendered,
+    RenderingError,
+    finish_batch,
+    generation_tail,
+    render_batch,
+    tokenize_batch,
+)
 from halo_lightning.data.selection import Mixture
 from halo_lightning.data.sources.bad_rows import BadRows
 from halo_lightning.data.sources.config import KeepPrompt, Source
@@ -23,6 +33,9 @@ from halo_lightning.errors import DataError
 
 CHUNK = 512
 """Examples that are tokenised in one call."""
+
+Tokenized = tuple[Example, list[Encoded]]
+"""An example with the tokens of its completions."""
 
 
 @dataclass
@@ -41,31 +54,144 @@ class Prepared:
     notes: list[str] = field(default_factory=list)
     bad_rows: BadRows = field(default_factory=BadRows)
 
+    def as_plain_data(self) -> dict[str, Any]:
+        """All but the bad rows, as JSON values."""
+        truncation = {name: value for name, value in vars(self.truncation).items() if name != "limits"}
+        left_out = {source: rows.as_plain_data() for source, rows in self.left_out.items()}
+        return {"truncation": truncation, "left_out": left_out, "notes": self.notes}
 
-def prepare(
-    sources: Iterable[str | Source],
-    feedback: Feedback,
-    tokenizer: Any,
-    limits: Limits,
-    held_out: Callable[[Conversation], bool] | None = None,
-    *,
-    seed: int = 1,
-    bad_rows: BadRows | None = None,
-    all_turns: bool = False,
-    keep_prompt: KeepPrompt | None = None,
-) -> tuple[TokenizedDataset, TokenizedDataset, Prepared]:
-    """Reads, mixes, converts, renders, tokenises and cuts; memory holds the tokens, and a few hundred rows at a time.
+    @classmethod
+    def of(cls, plain: dict[str, Any], limits: Limits, bad: BadRows) -> Prepared:
+        """What `as_plain_data` was made of."""
+        left_out = {source: LeftOut.of(rows) for source, rows in plain["left_out"].items()}
+        return cls(Truncation(limits, **plain["truncation"]), left_out, list(plain["notes"]), bad)
+
+
+class Encoder:
+    """Makes tokens of examples within limits, and counts what is cut.
 
     Args:
-        sources: See `Source`; a path alone is one, too.
-        feedback: The kind of feedback that is wanted.
         tokenizer: A tokenizer that went through `prepare_tokenizer`.
         limits: How long an example may be.
-        held_out: Whether the examples of a prompt go to the second data set.
-        seed: Of what is drawn at random, where a source has no seed of its own.
-        bad_rows: What happens to a row that cannot be used; None raises its error.
+        all_turns: Whether the loss is on all turns of the assistant; for demonstrations.
+
+    Attributes:
+        truncation: What was cut.
+    """
+
+    def __init__(self, tokenizer: Any, limits: Limits, *, all_turns: bool = False) -> None:
+        self.tokenizer, self.all_turns = tokenizer, all_turns
+        self.truncation = Truncation(limits, tokenizer.bos_token_id, generation_tail(tokenizer))
+
+    def __call__(self, examples: Sequence[Example], bad: BadRows) -> Iterator[Tokenized]:
+        """Some examples, each with the tokens of its completions; not those that cannot be used."""
+        for rendered in self.render(examples, bad):
+            yield from self.finish(rendered, tokenize_batch(self.tokenizer, rendered.texts), bad)
+
+    def render(self, examples: Sequence[Example], bad: BadRows) -> Iterator[_RenderedExamples]:
+        """The first part: the texts of some examples, all of them together, or each alone if one of them fails."""
+        texts = [(example, text) for example in examples for text in _completions(example)]
+        try:
+            rendered = render_batch(
+                self.tokenizer,
+                [example.prompt for example, _ in texts],
+                [text for _, text in texts],
+                [example.tools for example, _ in texts],
+                all_turns=self.all_turns,
+            )
+        except RenderingError as error:
+            if len(examples) > 1 and bad.action == "skip":  # all but those that fail can be used
+                for example in examples:
+                    yield from self.render([example], bad)
+                return
+            example = texts[error.position][0]
+            _refuse(DataError(error.message, file=example.file, line=example.line), example, bad, error)
+            return
+        yield _RenderedExamples(examples, rendered)
+
+    def finish(self, rendered: _RenderedExamples, tokenized: list[Any], bad: BadRows) -> Iterator[Tokenized]:
+        """The last part: tokens within the limits."""
+        encoded = iter(finish_batch(self.tokenizer, rendered.texts, tokenized))
+        for example in rendered.examples:
+            sequences = list(itertools.islice(encoded, len(_completions(example))))
+            if self.truncation.drop(sequences, example.file, example.line):
+                continue
+            try:
+                cut = [self.truncation.apply(one, example.file, example.line, example.keep_prompt) for one in sequences]
+            except DataError as error:
+                _refuse(error, example, bad, error)
+                continue
+            yield example, cut
+
+
+class _RenderedExamples(NamedTuple):
+    examples: Sequence[Example]
+    texts: Rendered
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is to be made of which sources: with the content of the sources, it decides every token.
+
+    Args:
+        sources: What to read.
+        feedback: The kind of feedback that is wanted.
+        limits: How long an example may be.
+        held_out: How large a part of the prompts goes to the second data set.
+        seed: Of what is held out, and of what is drawn at random where a source has no seed of its own.
         all_turns: Whether the loss is on all turns of the assistant; for demonstrations.
         keep_prompt: Which part of a prompt stays where it has to be cut, for sources that do not say.
+    """
+
+    sources: tuple[Source, ...]
+    feedback: Feedback
+    limits: Limits
+    held_out: float = 0.0
+    seed: int = 1
+    all_turns: bool = False
+    keep_prompt: KeepPrompt | None = None
+
+    def mixture(self) -> Mixture:
+        """The examples."""
+        return Mixture(self.sources, self.feedback, self.seed, self.keep_prompt)
+
+    def run(
+        self, tokenizer: Any, bad: BadRows, builders: tuple[TokenizedDatasetBuilder, TokenizedDatasetBuilder]
+    ) -> Prepared:
+        """Reads, mixes, converts, renders, tokenises and cuts; memory holds some hundred rows at a time.
+
+        Args:
+            tokenizer: A tokenizer that went through `prepare_tokenizer`.
+            bad: What happens to a row that cannot be used.
+            builders: What the tokens go to: those to use, those held out.
+
+        Returns:
+            The counts.
+
+        Raises:
+            DataError: Something in the sources cannot be used.
+        """
+        encoder = Encoder(tokenizer, self.limits, all_turns=self.all_turns)
+        mixture = self.mixture()
+        held_out = held_out_by_prompt(self.held_out, self.seed) if self.held_out else None
+        for tokenized in _in_chunks(encoder, mixture.examples(bad), bad):
+            parts: tuple[list[Tokenized], list[Tokenized]] = ([], [])
+            for example, sequences in tokenized:
+                parts[held_out is not None and held_out(example.prompt)].append((example, sequences))
+            for builder, part in zip(builders, parts, strict=True):
+                add(builder, part)
+        return Prepared(encoder.truncation, mixture.left_out, mixture.notes, bad)
+
+
+def prepare(
+    preparation: Preparation, tokenizer: Any, bad: BadRows | None = None
+) -> tuple[TokenizedDataset, TokenizedDataset, Prepared]:
+    """Prepares in memory.
+
+    Args:
+        preparation: What is to be made of which sources.
+        tokenizer: A tokenizer that went through `prepare_tokenizer`.
+        bad: What happens to a row that cannot be used; None raises its error.
 
     Returns:
         The examples to use, the examples held out, and the counts.
@@ -73,59 +199,44 @@ def prepare(
     Raises:
         DataError: Something in the sources cannot be used.
     """
-    bad = BadRows() if bad_rows is None else bad_rows
-    mixture = Mixture(sources, feedback, seed, keep_prompt)
-    truncation = Truncation(limits, tokenizer.bos_token_id, generation_tail(tokenizer))
-    prepared = Prepared(truncation, mixture.left_out, mixture.notes, bad)
-    builders = [TokenizedDatasetBuilder(feedback) for _ in range(2)]
-    examples = mixture.examples(bad)
-    while chunk := list(itertools.islice(examples, CHUNK)):
-        parts: list[list[tuple[Example, list[Encoded]]]] = [[], []]
-        for example, sequences in _encode(tokenizer, chunk, truncation, bad, all_turns):
-            parts[held_out is not None and held_out(example.prompt)].append((example, sequences))
-        for builder, part in zip(builders, parts, strict=True):
-            builder.add(
-                [sequence for _, sequences in part for sequence in sequences],
-                [example.weight for example, _ in part],
-                [example.desirable for example, _ in part if isinstance(example, Unary)],
-                [(example.file, example.line) for example, _ in part],
-            )
+    builders = TokenizedDatasetBuilder(preparation.feedback), TokenizedDatasetBuilder(preparation.feedback)
+    prepared = preparation.run(tokenizer, BadRows() if bad is None else bad, builders)
     return builders[0].build(), builders[1].build(), prepared
 
 
-def _encode(
-    tokenizer: Any, chunk: list[Example], truncation: Truncation, bad: BadRows, all_turns: bool
-) -> Iterator[tuple[Example, list[Encoded]]]:
-    """Some examples, each with the tokens of its completions."""
-    texts = [(example, text) for example in chunk for text in _completions(example)]
-    try:
-        encoded = iter(
-            encode_batch(
-                tokenizer,
-                [example.prompt for example, _ in texts],
-                [text for _, text in texts],
-                [example.tools for example, _ in texts],
-                all_turns=all_turns,
-            )
-        )
-    except RenderingError as error:
-        if len(chunk) > 1 and bad.action == "skip":  # all but those that fail can be used
-            for example in chunk:
-                yield from _encode(tokenizer, [example], truncation, bad, all_turns)
-            return
-        example = texts[error.position][0]
-        _refuse(DataError(error.message, file=example.file, line=example.line), example, bad, error)
-        return
-    for example in chunk:
-        sequences = list(itertools.islice(encoded, len(_completions(example))))
-        if truncation.drop(sequences, example.file, example.line):
-            continue
+def add(builder: TokenizedDatasetBuilder, part: Sequence[Tokenized]) -> None:
+    """Adds examples with their tokens to a data set in the making."""
+    builder.add(
+        [sequence for _, sequences in part for sequence in sequences],
+        [example.weight for example, _ in part],
+        [example.desirable for example, _ in part if isinstance(example, Unary)],
+        [(example.file, example.line) for example, _ in part],
+    )
+
+
+def _in_chunks(encoder: Encoder, examples: Iterator[Example], bad: BadRows) -> Iterator[Iterator[Tokenized]]:
+    """The examples with their tokens, chunk after chunk.
+
+    While the tokenizer works on a chunk in a thread of its own, on all processors and without Python, the next chunk is
+    read and rendered.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as pool:
+        waiting: deque[tuple[_RenderedExamples, Future[list[Any]]]] = deque()
+
+        def finished(left: int) -> Iterator[Iterator[Tokenized]]:
+            while len(waiting) > left:
+                rendered, tokenized = waiting.popleft()
+                yield encoder.finish(rendered, tokenized.result(), bad)
+
         try:
-            cut = [truncation.apply(one, example.file, example.line, example.keep_prompt) for one in sequences]
-        except DataError as error:
-            _refuse(error, example, bad, error)
-            continue
-        yield example, cut
+            while chunk := list(itertools.islice(examples, CHUNK)):
+                for rendered in encoder.render(chunk, bad):
+                    waiting.append((rendered, pool.submit(tokenize_batch, encoder.tokenizer, rendered.texts)))
+                    yield from finished(1)
+        except DataError:
+            yield from finished(0)  # what is wrong with an earlier row is said first
+            raise
+        yield from finished(0)
 
 
 def _refuse(error: DataError, example: Example, bad: BadRows, cause: Exception) -> None:

@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
 from halo_lightning.adapters import LoRA, has_adapter
+from halo_lightning.caches import cache_folder
 from halo_lightning.data import FeedbackDataModule
 from halo_lightning.data.batches import Batch, Sequences
 from halo_lightning.data.batching import TokenizedDataset
@@ -32,7 +33,7 @@ from halo_lightning.metrics import MeanLoss
 from halo_lightning.optimization import LinearWarmup
 from halo_lightning.policy import PolicyAndReference, ReferenceMode, without_adapter
 from halo_lightning.pretrained import DType, Task, resolve_path
-from halo_lightning.reference import ReferenceCache, cache_folder, weights_fingerprint
+from halo_lightning.reference import ReferenceCache, weights_fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -214,7 +215,9 @@ class HaloModule(L.LightningModule):
             "precision": str(self.trainer.precision),
         }
         datasets = [dataset for dataset in (data.train_dataset, data.validation_dataset) if len(dataset)]
-        return [ReferenceCache(cache_folder(self.reference_cache), dataset, settings) for dataset in datasets]
+        return [
+            ReferenceCache(cache_folder("reference", self.reference_cache), dataset, settings) for dataset in datasets
+        ]
 
     def on_fit_start(self) -> None:
         """Computes the reference's log-probabilities that are not in the cache."""

@@ -235,6 +235,7 @@ def test_summary(file: Path, caplog: pytest.LogCaptureFixture) -> None:
 def test_setup_reads_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = module(PairedDataModule, write_rows(file, pairs(20)))
     monkeypatch.setattr(base, "prepare", None)
+    monkeypatch.setattr(base.TokenCache, "prepare", None)
     summary = data.summary
     data.setup("validate")
     assert data.summary is summary
@@ -264,6 +265,8 @@ def test_hyper_parameters_are_primitives(tmp_path: Path, as_object: bool) -> Non
         "balance": "oversample",
         "on_bad_row": "error",
         "bad_rows_file": None,
+        "group_by_length": False,
+        "cache": True,
     }
 
 

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from halo_lightning.data.feedback import Example, Feedback, Paired
-from halo_lightning.data.preparation import prepare
+from halo_lightning.data.preparation import Preparation, prepare
 from halo_lightning.data.reading import LeftOut, read_feedback
 from halo_lightning.data.rendering import prepare_tokenizer
 from halo_lightning.data.sources import BadRows, Label, Source, read_rows
@@ -187,9 +187,8 @@ def check_preparation(folder: Path, name: str, row: dict[str, Any], tokenizer: A
     path.write_text(json.dumps(row) + "\n" + json.dumps(FORMATS[name][0]))
     for wanted in WANTED:
         bad = BadRows("skip")
-        data, _, prepared = prepare(
-            [Source(str(path), **FORMATS[name][1])], wanted, tokenizer, Limits(64, 32), bad_rows=bad
-        )
+        sources = (Source(str(path), **FORMATS[name][1]),)
+        data, _, prepared = prepare(Preparation(sources, wanted, Limits(64, 32)), tokenizer, bad)
         assert len(data) or bad.count or any(len(left_out) for left_out in prepared.left_out.values())
 
 

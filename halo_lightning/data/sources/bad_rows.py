@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +38,8 @@ class BadRows:
         self.count = 0
         self.first = ""
         self._seen: set[tuple[str | None, int | None]] = set()
+        self._record: Path | None = None
+        self._recorded: set[tuple[str | None, int | None]] = set()
 
     def refuse(self, error: DataError, row: Row | str | None = None) -> None:
         """Raises the error, or skips the row; a row that gives several errors is counted once.
@@ -49,29 +53,60 @@ class BadRows:
         """
         if self.action == "error":
             raise error
-        where = (error.file, error.line)
+        values: Any = row.values if isinstance(row, Row) else row
+        number = "row_number" if isinstance(error.line, RowNumber) else "line"
+        self._skip({"file": error.file, number: error.line, "key": error.key, "error": str(error), "row": values})
+
+    def _skip(self, entry: dict[str, Any]) -> None:
+        where = entry["file"], entry.get("line", entry.get("row_number"))
+        if self._record is not None and where not in self._recorded:
+            self._recorded.add(where)
+            _append(self._record, entry)
         if where in self._seen:
             return
         self._seen.add(where)
         self.count += 1
-        self.first = self.first or str(error)
+        self.first = self.first or entry["error"]
         if self.file is not None:
-            self._list(error, row)
+            self._list(entry)
+
+    @contextmanager
+    def recorded(self, file: Path) -> Iterator[None]:
+        """Within, rows that are skipped are listed in another file, too, for `skip_again`: also those seen before.
+
+        Args:
+            file: A new file, which is there in any case.
+        """
+        file.touch(exist_ok=False)
+        self._record, self._recorded = file, set()
+        try:
+            yield
+        finally:
+            self._record = None
+
+    def skip_again(self, file: Path) -> None:
+        """Skips the rows that were recorded in a file: counts and lists them without reading them."""
+        with file.open(encoding="utf-8") as entries:
+            for line in entries:
+                self._skip(json.loads(line))
 
     def quiet(self) -> BadRows:
         """The same decision without counting and listing, for a look at a source before it is read."""
         return BadRows(self.action)
 
     @rank_zero_only
-    def _list(self, error: DataError, row: Row | str | None) -> None:
+    def _list(self, entry: dict[str, Any]) -> None:
         assert self.file is not None
-        number = "row_number" if isinstance(error.line, RowNumber) else "line"
-        values: Any = row.values if isinstance(row, Row) else row
-        entry = {"file": error.file, number: error.line, "key": error.key, "error": str(error), "row": values}
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self.file.open("w" if self.count == 1 else "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, default=repr) + "\n")
+        if self.count == 1:
+            self.file.write_bytes(b"")
+        _append(self.file, entry)
 
     def __str__(self) -> str:
         listed = "" if self.file is None else f", listed in {self.file}"
         return f"skipped {self.count} bad rows{listed} (first: {self.first})" if self.count else "skipped no bad row"
+
+
+def _append(path: Path, entry: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry, default=repr) + "\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from halo_lightning.data.sources.rows import Row
 from halo_lightning.errors import place
 
@@ -20,6 +22,18 @@ class LeftOut:
         self.implicit_prompts = 0
         self.reasons: dict[str, tuple[int, str]] = {}
         self._files: set[str] = set()
+
+    def as_plain_data(self) -> dict[str, Any]:
+        """All counts as JSON values."""
+        return {"rows": self.rows, "implicit_prompts": self.implicit_prompts, "reasons": self.reasons}
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> LeftOut:
+        """What `as_plain_data` was made of; nothing more is counted in it."""
+        counted = cls()
+        counted.rows, counted.implicit_prompts = plain["rows"], plain["implicit_prompts"]
+        counted.reasons = {reason: (count, first) for reason, (count, first) in plain["reasons"].items()}
+        return counted
 
     def read(self, row: Row) -> None:
         """Counts one row that was read."""

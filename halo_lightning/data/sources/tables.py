@@ -110,12 +110,21 @@ def saved_rows(folder: Path, name: str, split: str | None) -> Iterator[Row]:
 
 def hub_rows(source: str, configuration: str | None, data_dir: str | None, split: str | None) -> Iterator[Row]:
     """The rows of a data set of the hub, which `datasets` downloads once and keeps in its cache."""
+    return _dataset_rows(_hub_data(source, configuration, data_dir, split), source)
+
+
+def hub_fingerprint(source: str, configuration: str | None, data_dir: str | None, split: str | None) -> str:
+    """What `datasets` identifies the rows of a data set of the hub by: another version of them has another one."""
+    return str(_hub_data(source, configuration, data_dir, split)._fingerprint)
+
+
+def _hub_data(source: str, configuration: str | None, data_dir: str | None, split: str | None) -> Any:
     import datasets
 
     identifier = source.removeprefix(HUB)
     # The whole of it, and then the split: so a mistyped split gets the list of those that there are.
     data = _load(source, lambda: datasets.load_dataset(identifier, name=configuration, data_dir=data_dir))
-    return _dataset_rows(_one_split(data, source, split), source)
+    return _one_split(data, source, split)
 
 
 def _load(name: str, load: Callable[[], Any]) -> Any:
