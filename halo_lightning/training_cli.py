@@ -17,7 +17,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from halo_lightning.arguments import OneScreenErrors
-from halo_lightning.callbacks import HuggingFaceExport, RunProgressBar, RunReport, Throughput
+from halo_lightning.callbacks import HuggingFaceExport, RunProgressBar, RunReport, SampleCompletions, Throughput
 from halo_lightning.data import FeedbackDataModule
 from halo_lightning.errors import ConfigError
 from halo_lightning.export import MANIFEST, read_manifest
@@ -89,6 +89,7 @@ class HaloCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults({"checkpoint.save_last": "link", "checkpoint.filename": "{epoch}-{step}"})
         parser.add_lightning_class_args(HuggingFaceExport, "export")
+        parser.add_lightning_class_args(SampleCompletions, "samples")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -249,6 +250,7 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
         "run_dir",
         "export",
         "checkpoint",
+        "samples",
         "ckpt_path",
         "trainer.default_root_dir",
         "trainer.logger",

@@ -3,6 +3,7 @@
 from halo_lightning.callbacks.export import HuggingFaceExport
 from halo_lightning.callbacks.progress import RunProgressBar
 from halo_lightning.callbacks.report import RunReport
+from halo_lightning.callbacks.samples import SampleCompletions
 from halo_lightning.callbacks.throughput import Throughput
 
-__all__ = ["HuggingFaceExport", "RunProgressBar", "RunReport", "Throughput"]
+__all__ = ["HuggingFaceExport", "RunProgressBar", "RunReport", "SampleCompletions", "Throughput"]

@@ -29,6 +29,7 @@ ONCE = (
     # The export is what is judged.
     "--checkpoint.save_top_k=0",
     "--checkpoint.save_last=false",
+    "--samples.prompts=0",
 )
 
 

@@ -108,8 +108,6 @@ def sample_tokens(
     keys: Sequence[int],
     sampling: Sampling,
     tokenizer: Any,
-    *,
-    synchronised: bool = False,
 ) -> list[list[int]]:
     """Samples one completion for each prompt, all in one batch.
 
@@ -122,7 +120,6 @@ def sample_tokens(
         keys: The stream of random numbers of each prompt, from `stream_key`.
         sampling: How.
         tokenizer: Says what padding and the end of a sequence are.
-        synchronised: Whether several processes do this together, with a part of the weights each.
 
     Returns:
         The tokens of each completion, up to its end-of-sequence token.
@@ -152,7 +149,7 @@ def sample_tokens(
             use_cache=True,
             eos_token_id=sorted(ends),
             pad_token_id=tokenizer.pad_token_id,
-            synced_gpus=synchronised,
+            synced_gpus=False,
         )
     finally:
         bare.generation_config = own_settings
