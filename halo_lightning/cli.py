@@ -46,6 +46,10 @@ FUNCTIONS = {
         "halo_lightning.evaluation.report_command:report",
         "make the report's figures and tables from verdicts",
     ),
+    "label": (
+        "halo_lightning.labelling.command:label",
+        "make unary feedback of generations, by any scorer and a threshold",
+    ),
     "values": ("halo_lightning.figures:draw_values", "draw the human value functions (figure 4)"),
     "methods": ("halo_lightning.methods:print_methods", "print the table of methods"),
     "compare": (

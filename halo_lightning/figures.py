@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from halo_lightning.errors import ConfigError
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 PANELS = ("loss", "rewards/accuracies", "rewards/margins", "kl", "rewards/chosen", "rewards/rejected")
 
@@ -100,6 +102,37 @@ def draw_values(out: str, extent: float = 5.0) -> None:
     axis.grid(alpha=0.3)
     save_figure(figure, out)
     print(f"drew {len(functions)} value functions to {out}")
+
+
+def draw_scores(scores: NDArray[np.float64], threshold: float, out: str) -> None:
+    """Draws a histogram of scores, with the threshold from which on a completion is desirable.
+
+    Args:
+        scores: Of all completions.
+        threshold: The lowest desirable score.
+        out: The PNG to write.
+    """
+    import numpy as np
+
+    figure = new_figure(7, 4)
+    axis = figure.subplots()
+    desirable = scores >= threshold
+    kinds = {"desirable": (scores[desirable], "C2"), "undesirable": (scores[~desirable], "C3")}
+    labels = [f"{len(values):,} {name}" for name, (values, _) in kinds.items()]
+    different = np.unique(scores)
+    if len(different) <= 20:  # few values, such as a number of criteria: a bar for each
+        width = 0.8 * (float(np.diff(different).min()) if len(different) > 1 else 1.0)
+        for (values, colour), label in zip(kinds.values(), labels, strict=True):
+            places, counts = np.unique(values, return_counts=True)
+            axis.bar(places, counts, width=width, color=colour, label=label)
+    else:
+        colours = [colour for _, colour in kinds.values()]
+        axis.hist([values for values, _ in kinds.values()], bins=40, stacked=True, color=colours, label=labels)
+    axis.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.4g}")
+    axis.set_xlabel("score")
+    axis.set_ylabel("completions")
+    axis.legend()
+    save_figure(figure, out)
 
 
 def new_figure(width: float, height: float) -> Figure:

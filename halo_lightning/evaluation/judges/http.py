@@ -8,6 +8,7 @@ import json
 import random
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -70,19 +71,33 @@ class Retries:
 
 
 class Endpoint:
-    """POSTs JSON to one address, and gets chat completions back.
+    """POSTs JSON to one address, and gets chat completions, or other answers, back.
 
     Args:
         address: Where to.
         key: The secret that the server wants; it is sent in a header and is nowhere else.
         retries: How patient it is.
         connections: Most connections at one time.
+        read: What an answer says; None where it is none that is wanted. Chat completions are read if it is not given.
+        what: What is wanted, for messages.
+        who: Who is asked, for messages.
 
     Attributes:
         requests: How many requests were sent.
     """
 
-    def __init__(self, address: str, key: str | None, retries: Retries, connections: int) -> None:
+    def __init__(
+        self,
+        address: str,
+        key: str | None,
+        retries: Retries,
+        connections: int,
+        *,
+        read: Callable[[bytes], Any] | None = None,
+        what: str = "chat completion",
+        who: str = "judge",
+    ) -> None:
+        self._read, self._what, self._who = read or _chat_completion, what, who
         self.address, self.retries, self.connections, self.requests = address, retries, connections, 0
         self._key = key
         self._dice = random.Random()  # not the global one, which belongs to the caller
@@ -94,7 +109,7 @@ class Endpoint:
         try:
             import aiohttp
         except ImportError as error:
-            raise ConfigError('an API judge needs aiohttp: pip install "halo-lightning[judge]"') from error
+            raise ConfigError('an HTTP endpoint needs aiohttp: pip install "halo-lightning[judge]"') from error
         self._errors = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
         headers = {"Content-Type": "application/json"}
         if self._key:
@@ -120,7 +135,7 @@ class Endpoint:
         """A text of the server's, without the key if it should be in it."""
         return text.replace(self._key, "[key]") if self._key else text
 
-    async def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def ask(self, request: dict[str, Any]) -> Any:
         """The answer to a request.
 
         Raises:
@@ -140,7 +155,7 @@ class Endpoint:
                 problem = f"no connection ({type(error).__name__})"
                 if isinstance(error, asyncio.TimeoutError):
                     problem = f"no answer in {self.retries.timeout:g} s"
-            if status == 200 and (answer := _chat_completion(body)) is not None:
+            if status == 200 and (answer := self._read(body)) is not None:
                 return answer
             if status:
                 problem = self._problem(status, body)
@@ -165,7 +180,7 @@ class Endpoint:
             return
         if wanted > self.retries.longest_wait:
             raise Refused(
-                f"the judge at {self.address} wants to be asked again in {wanted:.0f} s, which is more than"
+                f"the {self._who} at {self.address} wants to be asked again in {wanted:.0f} s, which is more than"
                 f" longest_wait ({self.retries.longest_wait:g} s): run the same command later"
             )
         self._open_at = max(self._open_at, time.monotonic() + wanted)
@@ -178,12 +193,12 @@ class Endpoint:
             Refused: It will answer no such request.
         """
         if status == 200:
-            return "an answer that is no chat completion"
+            return f"an answer that is no {self._what}"
         problem = f"status {status}{self._said(status, body)}"
         if status in FOR_THIS_ONE:
             raise GaveUpError(problem)
         if status not in AGAIN or b"insufficient_quota" in body:
-            raise Refused(f"the judge at {self.address} refuses: {problem}")
+            raise Refused(f"the {self._who} at {self.address} refuses: {problem}")
         return problem
 
     async def _post(self, request: dict[str, Any]) -> tuple[int, float | None, bytes]:
