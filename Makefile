@@ -58,10 +58,8 @@ bench: $(BENCH_STAMP) ## Measure training beside TRL and straightforward PyTorch
 	$(BIN)/python -m benchmarks.growth --data $(HH)
 	$(BIN)/python -m benchmarks.results
 
-pictures: $(STAMP) ## Make the README's pictures again.
-	$(BIN)/python cli.py fit --config configs/tiny_sft_kto.yaml
-	$(BIN)/python cli.py curves --runs runs/tiny_sft_kto --out docs/images/curves.png
-	$(BIN)/python cli.py values --out docs/images/values.png
+pictures: $(STAMP) ## Make the README's pictures again (needs chromium and tmux).
+	$(BIN)/python docs/make_pictures.py
 
 methods: $(STAMP) ## Train every method on three seeds, and make the table docs/methods.md again (half an hour).
 	$(BIN)/python cli.py compare

@@ -101,8 +101,13 @@ def training_options() -> dict[str, Parameter]:
     ):
         for known in parameters_in(lightning() / path, name):
             options[f"{group}.{known.name}"] = known
-    for known in parameters("halo_lightning.callbacks.export", "HuggingFaceExport"):
-        options[f"export.{known.name}"] = known
+    for group, module, name in (
+        ("export", "halo_lightning.callbacks.export", "HuggingFaceExport"),
+        ("pictures", "halo_lightning.callbacks.pictures", "RewardPictures"),
+        ("samples", "halo_lightning.callbacks.samples", "SampleCompletions"),
+    ):
+        for known in parameters(module, name):
+            options[f"{group}.{known.name}"] = known
     return options
 
 

@@ -39,13 +39,15 @@ def config_schema() -> JSONSchema:
     from lightning.pytorch import Trainer
     from lightning.pytorch.callbacks import ModelCheckpoint
 
-    from halo_lightning.callbacks import HuggingFaceExport
+    from halo_lightning.callbacks import HuggingFaceExport, RewardPictures, SampleCompletions
     from halo_lightning.training_cli import SFTStage, training_parser
 
     groups: dict[str, JSONSchema] = {
         "trainer": settings_of(Trainer),
         "checkpoint": settings_of(ModelCheckpoint),
         "export": settings_of(HuggingFaceExport),
+        "pictures": settings_of(RewardPictures),
+        "samples": settings_of(SampleCompletions),
         "model": one_of_classes(_public("modules")),
         "data": one_of_classes(_public("data")),
     }

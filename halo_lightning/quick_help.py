@@ -30,6 +30,7 @@ TRAINER = {
     "--trainer.log_every_n_steps N, --trainer.val_check_interval N": "How often to log, and to validate.",
     "--trainer.logger NAME": "TensorBoardLogger (the default), WandbLogger, MLFlowLogger, CSVLogger, …",
     "--checkpoint.every_n_train_steps N, --checkpoint.save_top_k N": "When to save a checkpoint, and how many stay.",
+    "--pictures.every_n_steps N": "How often to draw pictures of the rewards; 0: never (default: ten times a run).",
     "--export.folder DIR": "Where the aligned model goes (default: export in the folder of the run).",
 }
 

@@ -17,7 +17,15 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from halo_lightning.arguments import OneScreenErrors
-from halo_lightning.callbacks import HuggingFaceExport, RunProgressBar, RunReport, SampleCompletions, Throughput
+from halo_lightning.callbacks import (
+    HuggingFaceExport,
+    RewardPictures,
+    RunProgressBar,
+    RunReport,
+    SampleCompletions,
+    TensorBoardPage,
+    Throughput,
+)
 from halo_lightning.data import FeedbackDataModule
 from halo_lightning.errors import ConfigError
 from halo_lightning.export import MANIFEST, read_manifest
@@ -60,7 +68,7 @@ class HaloCLI(LightningCLI):
             subclass_mode_data=True,
             seed_everything_default=1,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"callbacks": [Throughput(), RunReport(next_commands=not stage)]},
+            trainer_defaults={"callbacks": [Throughput(), RunReport(next_commands=not stage), TensorBoardPage()]},
             auto_configure_optimizers=False,
             parser_class=TrainingParser,
             args=args,
@@ -90,6 +98,7 @@ class HaloCLI(LightningCLI):
         parser.set_defaults({"checkpoint.save_last": "link", "checkpoint.filename": "{epoch}-{step}"})
         parser.add_lightning_class_args(HuggingFaceExport, "export")
         parser.add_lightning_class_args(SampleCompletions, "samples")
+        parser.add_lightning_class_args(RewardPictures, "pictures")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -251,6 +260,7 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
         "export",
         "checkpoint",
         "samples",
+        "pictures",
         "ckpt_path",
         "trainer.default_root_dir",
         "trainer.logger",

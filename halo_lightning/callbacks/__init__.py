@@ -1,9 +1,19 @@
 """Lightning callbacks: none of them is known to a module or to the Trainer's loop."""
 
 from halo_lightning.callbacks.export import HuggingFaceExport
+from halo_lightning.callbacks.pictures import RewardPictures
 from halo_lightning.callbacks.progress import RunProgressBar
 from halo_lightning.callbacks.report import RunReport
 from halo_lightning.callbacks.samples import SampleCompletions
+from halo_lightning.callbacks.tensorboard import TensorBoardPage
 from halo_lightning.callbacks.throughput import Throughput
 
-__all__ = ["HuggingFaceExport", "RunProgressBar", "RunReport", "SampleCompletions", "Throughput"]
+__all__ = [
+    "HuggingFaceExport",
+    "RewardPictures",
+    "RunProgressBar",
+    "RunReport",
+    "SampleCompletions",
+    "TensorBoardPage",
+    "Throughput",
+]

@@ -53,7 +53,7 @@ class RunReport(L.Callback):
         self._printed_at = self._started_at = trainer.global_step
         rows: Rows = []
         if note := getattr(pl_module, "reference_note", ""):
-            rows.append(("reference", note.removeprefix("reference: ")))
+            rows.append(("reference", note.removeprefix("reference: ").replace(os.path.expanduser("~"), "~")))
         if trainer.global_step:
             rows.append(("goes on", f"after step {trainer.global_step:,} of {trainer.ckpt_path}"))
         say("", rows)

@@ -137,6 +137,8 @@ class HaloModule(L.LightningModule):
         """Where the log-probabilities of the reference came from, for who reads the run's output."""
         self._caches: list[ReferenceCache] = []
         self._logged_at = 0
+        self.latest: dict[str, Tensor] = {}
+        """What the metrics were last updated with, for callbacks that look at single examples."""
         self.training_metrics = self.metrics()
         self.validation_metrics = self.metrics().clone(prefix="val/")
 
@@ -325,7 +327,8 @@ class HaloModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one micro-batch."""
         loss, values = self.loss_and_metrics(batch)
-        self.training_metrics.update(**values)
+        self.latest = {name: value.detach() for name, value in values.items()}
+        self.training_metrics.update(**self.latest)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -353,8 +356,8 @@ class HaloModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds one batch of held-out feedback to the validation metrics."""
-        _, values = self.loss_and_metrics(batch)
-        self.validation_metrics.update(**values)
+        _, self.latest = self.loss_and_metrics(batch)
+        self.validation_metrics.update(**self.latest)
 
     def on_validation_epoch_end(self) -> None:
         """Logs the metrics over all held-out examples, under `val/`.

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from halo_lightning.losses import dpo_loss
 from halo_lightning.modules.paired import Lengths, PairedHalo, PairedLogps
+from halo_lightning.values import DPOValue, ValueFunction
 
 
 class DPO(PairedHalo):
@@ -26,6 +27,11 @@ class DPO(PairedHalo):
         super().__init__(policy, **base)
         self.beta = beta
         self.label_smoothing = label_smoothing
+
+    @property
+    def human_value(self) -> ValueFunction | None:
+        """The value function that the loss imputes to humans (section 4); none with `label_smoothing`."""
+        return None if self.label_smoothing else DPOValue()
 
     def losses(self, logps: PairedLogps, lengths: Lengths) -> Tensor:
         """Eq. 4."""

@@ -16,6 +16,7 @@ from halo_lightning.losses import kl_from_halves, kl_from_mismatched, kto_loss, 
 from halo_lightning.modules.base import is_distributed
 from halo_lightning.modules.scope import Scope, check_scope, group_size
 from halo_lightning.modules.unary import UnaryHalo
+from halo_lightning.values import Logistic, ValueFunction
 
 
 class KTO(UnaryHalo):
@@ -65,6 +66,11 @@ class KTO(UnaryHalo):
         self.desirable_weight, self.undesirable_weight = desirable_weight, undesirable_weight
         self.value_function = value_function
         self.kl, self.kl_over, self.kl_gradient = kl, kl_over, kl_gradient
+
+    @property
+    def human_value(self) -> ValueFunction:
+        """The value function that the loss imputes to humans."""
+        return Logistic() if self.value_function is None else self.value_function
 
     def losses(self, policy_logps: Tensor, reference_logps: Tensor, desirable: Tensor, kl: Tensor) -> Tensor:
         """Eq. 7: m examples, m losses."""

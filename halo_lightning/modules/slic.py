@@ -8,6 +8,7 @@ from torch import Tensor
 
 from halo_lightning.losses import slic_loss
 from halo_lightning.modules.paired import Lengths, PairedHalo, PairedLogps
+from halo_lightning.values import SLiCValue, ValueFunction
 
 
 class SLiC(PairedHalo):
@@ -32,6 +33,11 @@ class SLiC(PairedHalo):
         self.beta = 1.0  # the rewards that are logged are log-probabilities
         self.margin = margin
         self.regularization = regularization
+
+    @property
+    def human_value(self) -> ValueFunction:
+        """The value function that the first term of the loss imputes to humans (section 4)."""
+        return SLiCValue(margin=self.margin)
 
     def losses(self, logps: PairedLogps, lengths: Lengths) -> Tensor:
         """Eq. 5."""
