@@ -56,6 +56,7 @@ FUNCTIONS = {
         "halo_lightning.evaluation.comparison:compare",
         "train every method's tiny configuration and show who wins",
     ),
+    "configs": ("halo_lightning.configurations:copy_configurations", "copy the configurations, to begin your own with"),
     "completion": ("halo_lightning.completion:completion", "print a script for tab completion in the shell"),
     "schema": ("halo_lightning.config_schema:print_schema", "print a JSON schema of configurations, for editors"),
     "curves": ("halo_lightning.figures:draw_run", "draw the curves of runs as a picture"),

@@ -7,25 +7,25 @@ import time
 from pathlib import Path
 from typing import Any
 
+from halo_lightning.configurations import configurations
 from halo_lightning.errors import ConfigError
 
-CONFIG = Path(__file__).resolve().parent.parent / "configs" / "tiny_sft_kto.yaml"
 
-
-def demo(run_dir: str = "runs/demo", seed: int = 1, prompts: int = 200, config: str = str(CONFIG)) -> None:
+def demo(run_dir: str = "runs/demo", seed: int = 1, prompts: int = 200, config: str | None = None) -> None:
     """Finetunes and aligns the embedded model, samples held-out prompts from each stage, and prints who wins.
 
     Args:
         run_dir: The folder that everything is written to.
         seed: Of training and sampling.
         prompts: Number of held-out prompts.
-        config: The configuration of the alignment, with an SFT stage before it.
+        config: The configuration of the alignment, with an SFT stage before it; None is `tiny_sft_kto.yaml`.
     """
     from halo_lightning.evaluation.judging import judge_models
     from halo_lightning.training_cli import HaloCLI
 
+    config = config or str(configurations() / "tiny_sft_kto.yaml")
     if not Path(config).is_file():
-        raise ConfigError(f"{config}: there is no such configuration; the demo is run from a clone of the repository")
+        raise ConfigError(f"{config}: there is no such configuration")
     began = time.perf_counter()
     root = Path(run_dir)
     stage = [f"--run_dir={root / 'sft'}", f"--seed_everything={seed}"]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import yaml
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+from halo_lightning.configurations import configurations
+
+CONFIGS = configurations()
 
 
 def methods_table() -> str:
