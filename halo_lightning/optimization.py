@@ -8,6 +8,8 @@ from typing import Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from halo_lightning.errors import ConfigError
+
 
 class LinearWarmup(LambdaLR):
     """Linear warm-up to the optimizer's learning rate, then constant or decaying to zero.
@@ -34,8 +36,20 @@ class LinearWarmup(LambdaLR):
         self.warmup, self.then, self.total_steps = warmup, then, total_steps
         super().__init__(optimizer, self._factor)
 
-    def prepare(self, total_steps: int) -> None:
-        """Tells the schedule how many optimizer steps the run has, when training starts or is resumed."""
+    def prepare(self, total_steps: int | None) -> None:
+        """Tells the schedule how many optimizer steps the run has, when training starts or is resumed.
+
+        Args:
+            total_steps: How many; None where nobody knows.
+
+        Raises:
+            ConfigError: Nobody knows, and the schedule depends on it.
+        """
+        if total_steps is None and (0 < self.warmup < 1 or self.then != "constant"):
+            raise ConfigError(
+                f"the schedule (warmup {self.warmup}, then {self.then}) depends on the number of steps, which is not"
+                " known: set trainer.max_steps, or a warmup in steps that is followed by a constant rate"
+            )
         self.total_steps = total_steps
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base * self._factor(self.last_epoch)

@@ -122,6 +122,27 @@ def test_resuming_without_the_cache_reads_the_reference_again(
         assert value == pytest.approx(expected, rel=1e-4, abs=1e-4), name
 
 
+@pytest.mark.parametrize("lora", [None, {"rank": 2, "alpha": 4}])
+def test_streamed_data_is_compared_with_the_reference_in_every_step(
+    pairs: str, tmp_path: Path, lora: dict[str, int] | None
+) -> None:
+    metrics = []
+    for mode in ("cached", "adapter" if lora else "frozen"):
+        torch.manual_seed(1)
+        module = DPO("embedded:base", reference_mode=mode, lora=lora, dtype="float64", optimizer=sgd)
+        data = paired(pairs, streaming=True, validation=pairs, shuffle_buffer=8)
+        metrics.append(fit(module, data, tmp_path).callback_metrics)
+        assert (module.pair.reference is None) == (lora is not None)
+        if mode == "cached":
+            assert "computed in every step, since streamed data is not cached" in module.reference_note
+            assert ("adapter switched off" if lora else "second, frozen model") in module.reference_note
+    assert not (tmp_path / "halo_lightning_cache" / "reference").exists()
+    assert metrics[0].keys() == metrics[1].keys()
+    assert float(metrics[0]["rewards/margins"]) != 0
+    for name, value in metrics[0].items():
+        assert float(value) == pytest.approx(float(metrics[1][name]), rel=1e-9), name
+
+
 def test_other_peoples_loaders_get_a_frozen_reference(pairs: str, tmp_path: Path) -> None:
     data = paired(pairs, tokenizer="embedded:base")
     data.setup()
@@ -222,6 +243,25 @@ def test_killed_in_the_middle_it_goes_on_there(tmp_path: Path, monkeypatch: pyte
     data.reference_logps = values
     sequences = data.sequences(np.arange(80))
     assert sequences.reference_logps.tolist() == (-(sequences.targets + 0.5)).tolist()
+
+
+def test_parts_are_those_of_a_plain_grouping_by_prompt() -> None:
+    """Written out a second time, with whole prompts in a dictionary."""
+    for seed in range(5):
+        data = dataset(examples=50, seed=seed)
+        lengths = np.diff(data.offsets)
+        groups: dict[bytes, list[int]] = {}
+        for number, start in enumerate(data.offsets[:-1]):
+            groups.setdefault(data.tokens[start : start + data.prompt_lengths[number]].tobytes(), []).append(number)
+        expected: list[list[int]] = []
+        for group in sorted(groups.values(), key=lambda group: (max(lengths[group]), group[0])):
+            if expected and lengths[expected[-1]].sum() + lengths[group].sum() <= 60:
+                expected[-1] += group
+            else:
+                expected.append([*group])
+        found = [part.tolist() for part in ReferenceCache(Path(), data, {}).parts(60)]
+        assert [sorted(part) for part in found] == [sorted(part) for part in expected]
+    assert ReferenceCache(Path(), TokenizedDatasetBuilder("sft").build(), {}).parts() == []
 
 
 def test_whatever_a_number_depends_on_makes_another_cache(tmp_path: Path) -> None:

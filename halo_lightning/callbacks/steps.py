@@ -23,7 +23,7 @@ def planned_steps(trainer: L.Trainer, data: Any) -> int | None:
     """
     epochs, most = trainer.max_epochs, trainer.max_steps
     try:
-        batches = len(data.train_sampler(data.train_dataset))
+        batches = None if getattr(data, "streaming", False) else len(data.train_sampler(data.train_dataset))
     except (AttributeError, TypeError):
         batches = None
     steps = None

@@ -16,14 +16,15 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import distributed
 from torch.utils.data import DataLoader
 
-from halo_lightning.data.batching import TokenizedDataset
+from halo_lightning.data.batching import TokenizedDataset, TokenizedDatasetBuilder
 from halo_lightning.data.cache import TokenCache
 from halo_lightning.data.division import Division, divide
 from halo_lightning.data.feedback import Feedback
 from halo_lightning.data.loading import ResumableDataLoader
-from halo_lightning.data.preparation import Preparation, Prepared, prepare
+from halo_lightning.data.preparation import Preparation, Prepared, prepare, require_examples
 from halo_lightning.data.rendering import prepare_tokenizer
 from halo_lightning.data.sampling import (
+    Balance,
     BatchSampler,
     EpochBatchSampler,
     FixedEpochSampler,
@@ -31,9 +32,10 @@ from halo_lightning.data.sampling import (
 )
 from halo_lightning.data.sources.bad_rows import BadRows, OnBadRow
 from halo_lightning.data.sources.config import KeepPrompt, Source
-from halo_lightning.data.summary import DataSummary
+from halo_lightning.data.streaming import Stream, StreamedDataset, StreamLoader, StreamReport, merged, tokenize_alone
+from halo_lightning.data.summary import DataSummary, notes_of
 from halo_lightning.data.truncation import Limits, TooLong
-from halo_lightning.errors import ConfigError, DataError
+from halo_lightning.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +76,9 @@ class FeedbackDataModule(L.LightningDataModule):
         cache: Where tokens are kept, to be made once and mapped from disk: a folder; true for the user's own
             (`~/.cache/halo_lightning`, or what the environment variable `HALO_LIGHTNING_CACHE` says), in which small
             files and the embedded feedback are not; false keeps them in memory, and makes them every time.
+        streaming: Whether the training sources are read while the model trains, and nothing of them is kept. Then
+            `max_steps` says how long the run is, and validation has sources of its own, or none.
+        shuffle_buffer: With `streaming`, how many examples are in memory, among which the next one is drawn.
 
     Raises:
         ConfigError: A setting cannot work.
@@ -105,6 +110,8 @@ class FeedbackDataModule(L.LightningDataModule):
         bad_rows_file: str | None = None,
         group_by_length: bool = False,
         cache: bool | str = True,
+        streaming: bool = False,
+        shuffle_buffer: int = 10_000,
     ) -> None:
         super().__init__()
         self.train_sources = _sources("train", train)
@@ -114,11 +121,20 @@ class FeedbackDataModule(L.LightningDataModule):
             ("micro_batch_size", micro_batch_size, 1),
             ("num_workers", num_workers, 0),
             ("seed", seed, 0),
+            ("shuffle_buffer", shuffle_buffer, 1),
         ):
             if value is not None and value < low:
                 raise ConfigError(f"{name} is {value}: expected {low} or more")
         if not 0 <= validation_fraction < 1:
             raise ConfigError(f"validation_fraction is {validation_fraction}: expected a number from 0 up to below 1")
+        if streaming and not self.validation_sources and validation_fraction:
+            raise ConfigError(
+                f"validation_fraction is {validation_fraction}, and streaming is true: nothing can be held out of what"
+                " is read only when it is needed. Name validation sources, or set validation_fraction to 0"
+            )
+        if streaming and group_by_length:
+            raise ConfigError("group_by_length and streaming are both true: a stream has no lengths to group by")
+        self.streaming, self.shuffle_buffer = streaming, shuffle_buffer
         self.limits = Limits(max_length, max_prompt_length, too_long)
         self.validation_fraction = validation_fraction
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
@@ -164,7 +180,7 @@ class FeedbackDataModule(L.LightningDataModule):
         if self.trainer is None or self.trainer.world_size == 1 or self._summary is not None or self.cache is None:
             return
         tokenizer, bad = self._load_tokenizer(), self._bad_rows()
-        for preparation in self._preparations():
+        for preparation in self._preparations().values():
             if self.cache.key(preparation, tokenizer, bad) is not None:
                 self.cache.prepare(preparation, tokenizer, bad)
 
@@ -175,17 +191,19 @@ class FeedbackDataModule(L.LightningDataModule):
             return
         tokenizer = self._load_tokenizer()
         bad, preparations = self._bad_rows(), self._preparations()
-        results = [self._tokens(preparation, tokenizer, bad) for preparation in preparations]
-        train, validation, prepared = results[0]
-        self._check_not_empty("training", train, validation, prepared)
-        if self.validation_sources:
-            validation, nothing, prepared = results[1]
-            self._check_not_empty("validation", validation, nothing, prepared)
-        reports = [prepared for _, _, prepared in results]
+        train = validation = TokenizedDatasetBuilder(self.feedback).build()
+        reports = []
+        for name, preparation in preparations.items():
+            used, held_out, prepared = self._tokens(preparation, tokenizer, bad)
+            require_examples(name, used, held_out, prepared, self.validation_fraction)
+            train, validation = (used, held_out) if name == "training" else (train, used)
+            reports.append(prepared)
         summary = DataSummary.of(train, validation, reports)
+        if self.streaming:
+            summary = DataSummary.of_stream(", ".join(map(str, self.train_sources)), validation, reports)
         for note in summary.notes:
             _warn(note)
-        if preparations[0].held_out and not len(validation):
+        if not (self.streaming or self.validation_sources or len(validation)) and self.validation_fraction:
             _warn(
                 f"no example is held out for validation: validation_fraction={self.validation_fraction} of few prompts"
                 " happened to be none. Raise it, or name a validation file"
@@ -195,6 +213,9 @@ class FeedbackDataModule(L.LightningDataModule):
 
     needs_even_batches: bool = False
     """Whether each micro-batch has equal halves."""
+
+    balance: Balance = "none"
+    """How the halves are made equal, for unary feedback."""
 
     @property
     def division(self) -> Division:
@@ -218,9 +239,9 @@ class FeedbackDataModule(L.LightningDataModule):
         trainer.accumulate_grad_batches = trainer._halo_accumulates = division.accumulate  # type: ignore[attr-defined]
         return division
 
-    def _preparations(self) -> list[Preparation]:
-        """What is to be made of the training sources, and of the validation sources if there are any."""
-        train = Preparation(
+    def _preparation(self) -> Preparation:
+        """What is to be made of the training sources."""
+        return Preparation(
             tuple(self.train_sources),
             self.feedback,
             self.limits,
@@ -229,9 +250,14 @@ class FeedbackDataModule(L.LightningDataModule):
             all_turns=self.all_turns,
             keep_prompt=self.keep_prompt,
         )
-        if not self.validation_sources:
-            return [train]
-        return [train, replace(train, sources=tuple(self.validation_sources), held_out=0.0)]
+
+    def _preparations(self) -> dict[str, Preparation]:
+        """What is to be made beforehand: of the training sources, unless they are streamed; of validation sources."""
+        training = self._preparation()
+        preparations = {} if self.streaming else {"training": training}
+        if self.validation_sources:
+            preparations["validation"] = replace(training, sources=tuple(self.validation_sources), held_out=0.0)
+        return preparations
 
     def _tokens(
         self, preparation: Preparation, tokenizer: Any, bad: BadRows
@@ -259,23 +285,6 @@ class FeedbackDataModule(L.LightningDataModule):
             self.tokenizer = load_tokenizer(self.tokenizer_path)
         return self.tokenizer
 
-    def _check_not_empty(
-        self, name: str, used: TokenizedDataset, held_out: TokenizedDataset, prepared: Prepared
-    ) -> None:
-        if len(used):
-            return
-        reasons = [f"{source}: {left_out}" for source, left_out in prepared.left_out.items() if len(left_out)]
-        reasons += prepared.notes
-        if prepared.truncation.dropped:
-            reasons.append(str(prepared.truncation))
-        if prepared.bad_rows.count:
-            reasons.append(str(prepared.bad_rows))
-        if len(held_out):
-            reasons.append(f"validation_fraction={self.validation_fraction} held out all {len(held_out)} examples")
-        raise DataError(
-            f"there is no example for {name}: {'; '.join(reasons)}", file=", ".join(prepared.left_out) or None
-        )
-
     def _prepared(self) -> tuple[TokenizedDataset, TokenizedDataset, DataSummary]:
         if self._train is None or self._validation is None or self._summary is None:
             raise ConfigError(f"{type(self).__name__} is not set up: call setup() first, or let a Trainer do it")
@@ -288,7 +297,15 @@ class FeedbackDataModule(L.LightningDataModule):
 
     @property
     def train_dataset(self) -> TokenizedDataset:
-        """The examples to train on."""
+        """The examples to train on.
+
+        Raises:
+            ConfigError: They are streamed, or not there yet.
+        """
+        if self.streaming:
+            raise ConfigError(
+                "the training sources are streamed, and never all there: to look at them set streaming to false"
+            )
         return self._prepared()[0]
 
     @property
@@ -304,13 +321,35 @@ class FeedbackDataModule(L.LightningDataModule):
         lengths = dataset.lengths if self.group_by_length else None
         return EpochBatchSampler(len(dataset), size, accumulate=accumulate, seed=self.seed, lengths=lengths)
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader | StreamLoader:
         """Batches to train on, in the order of (seed, epoch); resumable in the middle of an epoch."""
+        if self.streaming:
+            return self._stream_loader()
         dataset = self.train_dataset
         sampler = self.train_sampler(dataset)
         if self.trainer is not None and getattr(self.trainer, "overfit_batches", False):
             return DataLoader(dataset, sampler=FixedEpochSampler(sampler), **self._loader_options())
         return ResumableDataLoader(dataset, sampler=sampler, **self._loader_options())
+
+    def _stream_loader(self) -> StreamLoader:
+        trainer = self.trainer
+        if trainer is not None and getattr(trainer, "overfit_batches", False):
+            raise ConfigError("overfit_batches needs examples that stay the same: set streaming to false")
+        bad = self._bad_rows()
+        stream = Stream(
+            self._preparation(),
+            self._load_tokenizer(),
+            self.division,
+            rank=0 if trainer is None else trainer.global_rank,
+            shuffle_buffer=self.shuffle_buffer,
+            balance=self.balance,
+            share_prompts=self.share_prompts,
+            on_bad_row=bad.action,
+            bad_rows_file=bad.file,
+        )
+        options = {**self._loader_options(), "persistent_workers": False, "worker_init_fn": tokenize_alone}
+        used = None if trainer is None else partial(_batches_begun, trainer)
+        return StreamLoader(StreamedDataset(stream), used=used, tell=_tell_of_stream, **options)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """Batches to validate on, each example once, always in the same order; an empty list if there are none."""
@@ -350,3 +389,14 @@ def _as_it_is(batch: Any) -> Any:
 @rank_zero_only
 def _warn(message: str) -> None:
     logger.warning(message)
+
+
+def _batches_begun(trainer: L.Trainer) -> int:
+    """How many batches of its epoch a Trainer has begun with, which is one less than it may have asked for."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+
+def _tell_of_stream(reports: list[StreamReport]) -> None:
+    prepared, notes = merged(reports)
+    for note in (*notes_of([prepared]), *notes):
+        _warn(f"streamed: {note}")

@@ -49,6 +49,8 @@ class SFTDataModule(FeedbackDataModule):
         bad_rows_file: str | None = None,
         group_by_length: bool = False,
         cache: bool | str = True,
+        streaming: bool = False,
+        shuffle_buffer: int = 10_000,
     ) -> None:
         super().__init__(
             train,
@@ -68,6 +70,8 @@ class SFTDataModule(FeedbackDataModule):
             bad_rows_file=bad_rows_file,
             group_by_length=group_by_length,
             cache=cache,
+            streaming=streaming,
+            shuffle_buffer=shuffle_buffer,
         )
         if loss_on not in get_args(LossOn):
             raise ConfigError(f"loss_on is {loss_on!r}: expected 'last_turn' or 'all_turns'")
@@ -118,6 +122,8 @@ class UnaryDataModule(FeedbackDataModule):
         bad_rows_file: str | None = None,
         group_by_length: bool = False,
         cache: bool | str = True,
+        streaming: bool = False,
+        shuffle_buffer: int = 10_000,
     ) -> None:
         super().__init__(
             train,
@@ -137,6 +143,8 @@ class UnaryDataModule(FeedbackDataModule):
             bad_rows_file=bad_rows_file,
             group_by_length=group_by_length,
             cache=cache,
+            streaming=streaming,
+            shuffle_buffer=shuffle_buffer,
         )
         if balance not in get_args(Balance):
             raise ConfigError(f"balance is {balance!r}: expected 'oversample', 'undersample' or 'none'")

@@ -54,6 +54,12 @@ class Prepared:
     notes: list[str] = field(default_factory=list)
     bad_rows: BadRows = field(default_factory=BadRows)
 
+    def reasons(self) -> list[str]:
+        """Everything that was left out, one line each."""
+        left_out = [f"{source}: {rows}" for source, rows in self.left_out.items() if len(rows)]
+        dropped = [str(self.truncation)] if self.truncation.dropped else []
+        return [*left_out, *self.notes, *dropped, *([str(self.bad_rows)] if self.bad_rows.count else [])]
+
     def as_plain_data(self) -> dict[str, Any]:
         """All but the bad rows, as JSON values."""
         truncation = {name: value for name, value in vars(self.truncation).items() if name != "limits"}
@@ -202,6 +208,29 @@ def prepare(
     builders = TokenizedDatasetBuilder(preparation.feedback), TokenizedDatasetBuilder(preparation.feedback)
     prepared = preparation.run(tokenizer, BadRows() if bad is None else bad, builders)
     return builders[0].build(), builders[1].build(), prepared
+
+
+def require_examples(
+    name: str, used: TokenizedDataset, held_out: TokenizedDataset, prepared: Prepared, fraction: float
+) -> None:
+    """Refuses sources that gave no example, and says what became of their rows.
+
+    Args:
+        name: What the examples are for.
+        used: The examples to use.
+        held_out: The examples held out.
+        prepared: What was left out.
+        fraction: How large a part was to be held out.
+
+    Raises:
+        DataError: There is no example to use.
+    """
+    if len(used):
+        return
+    reasons = prepared.reasons()
+    if len(held_out):
+        reasons.append(f"validation_fraction={fraction} held out all {len(held_out)} examples")
+    raise DataError(f"there is no example for {name}: {'; '.join(reasons)}", file=", ".join(prepared.left_out) or None)
 
 
 def add(builder: TokenizedDatasetBuilder, part: Sequence[Tokenized]) -> None:

@@ -160,6 +160,13 @@ class Truncation:
         learned = None if encoded.learned is None else encoded.learned[: len(completion_ids)]
         return Encoded(prompt_ids, completion_ids, learned, prompt_cut, completion_cut)
 
+    def count(self, other: Truncation) -> None:
+        """Adds what was counted elsewhere."""
+        for name in ("examples", "prompts", "prompt_ends", "completions", "dropped"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("first_prompt", "first_completion", "first_dropped"):
+            setattr(self, name, getattr(self, name) or getattr(other, name))
+
     def __bool__(self) -> bool:
         """Whether anything was cut or left out."""
         return bool(self.prompts or self.completions or self.dropped)

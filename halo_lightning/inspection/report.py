@@ -208,7 +208,7 @@ def _labels(data: FeedbackDataModule) -> str:
     summary, balance = data.summary, getattr(data, "balance", "none")
     if not summary.desirable or not summary.undesirable:
         return ""
-    share = f"{summary.desirable / summary.train:.1%} desirable"
+    share = f"{summary.desirable / (summary.desirable + summary.undesirable):.1%} desirable"
     ratio = max(summary.desirable, summary.undesirable) / min(summary.desirable, summary.undesirable)
     if ratio == 1:
         return share

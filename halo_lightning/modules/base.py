@@ -206,10 +206,16 @@ class HaloModule(L.LightningModule):
     def reference_caches(self) -> list[ReferenceCache]:
         """The caches of the reference's log-probabilities, of training and of validation data, if they are to be used.
 
-        Data of other people's data modules and loaders is not cached: there a frozen model is the reference.
+        Streamed data, and data of other people's data modules and loaders, is not cached: there the reference is a
+        frozen model, or the policy without its adapter.
         """
         data = getattr(self.trainer, "datamodule", None)
         if not (self.needs_reference and self.reference_mode == "cached" and isinstance(data, FeedbackDataModule)):
+            return []
+        if data.streaming:
+            adapter = self.lora is not None and self.reference_path in (None, self.policy_path)
+            model = "the policy with its adapter switched off" if adapter else "a second, frozen model in memory"
+            self.reference_note = f"reference: {model}, computed in every step, since streamed data is not cached"
             return []
         settings = {
             "weights": weights_fingerprint(resolve_path(self.reference_path or self.policy_path)),
@@ -320,7 +326,8 @@ class HaloModule(L.LightningModule):
         self._logged_at = self.trainer.global_step
         for config in self.trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, LinearWarmup):
-                config.scheduler.prepare(int(self.trainer.estimated_stepping_batches))
+                steps = self.trainer.estimated_stepping_batches
+                config.scheduler.prepare(int(steps) if 0 <= steps < float("inf") else None)
 
     # --- training --------------------------------------------------------------------------------------------------
 

@@ -267,6 +267,8 @@ def test_hyper_parameters_are_primitives(tmp_path: Path, as_object: bool) -> Non
         "bad_rows_file": None,
         "group_by_length": False,
         "cache": True,
+        "streaming": False,
+        "shuffle_buffer": 10_000,
     }
 
 

@@ -28,6 +28,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, dic
         run = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=500)
         assert run.returncode == 0, run.stderr[-3000:]
         found[devices] = json.loads(out.read_text())
+        found[devices]["prepared"] = len(list(folder.glob(f"{out.name}.prepared.*")))
     return found
 
 
@@ -42,6 +43,8 @@ CASES = [
     "CSFT",
     "SLiC",
     "SFT",
+    "DPO, cached tokens",
+    "KTO, streamed",
 ]
 
 
@@ -65,3 +68,7 @@ def test_same_metrics(case: str, results: dict) -> None:
 def test_the_mismatched_kl_is_not_clamped(results: dict) -> None:
     """Or its case would be equal for another reason."""
     assert results[1]["KTO, mismatched KL"]["metrics"]["kl"] > 1
+
+
+def test_tokens_are_made_by_one_process(results: dict) -> None:
+    assert results[1]["prepared"] == results[2]["prepared"] == 1

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+import uuid
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -28,6 +30,7 @@ from halo_lightning import (
     SLiC,
     UnaryDataModule,
 )
+from halo_lightning.data.preparation import Preparation
 from halo_lightning.world import BASE_MODEL
 
 RANDOM = "random"
@@ -45,7 +48,30 @@ CASES = {
     "CSFT": (CSFT, {}, UnaryDataModule),
     "SLiC": (SLiC, {}, PairedDataModule),
     "SFT": (SFT, {}, SFTDataModule),
+    "DPO, cached tokens": (DPO, {}, PairedDataModule),
+    "KTO, streamed": (KTO, {"beta": 0.5}, UnaryDataModule),
 }
+
+
+def data_options(name: str, data: str, out: str) -> dict[str, Any]:
+    """What a case asks of its data module."""
+    options: dict[str, Any] = {"batch_size": 16, "max_length": 128, "max_prompt_length": 64}
+    if "cached" in name:
+        options |= {"cache": f"{out}.tokens", "group_by_length": True}
+    if "streamed" in name:
+        options |= {"streaming": True, "shuffle_buffer": 40, "validation": data}
+    return options
+
+
+def note_preparation(out: str) -> None:
+    """Lets every preparation leave a file, so that they can be counted."""
+    run = Preparation.run
+
+    def noted(*arguments: Any) -> Any:
+        Path(f"{out}.prepared.{uuid.uuid4()}").touch()
+        return run(*arguments)
+
+    Preparation.run = noted  # type: ignore[method-assign]
 
 
 def main(data: str, out: str, devices: int) -> None:
@@ -53,6 +79,7 @@ def main(data: str, out: str, devices: int) -> None:
     torch.manual_seed(0)
     random = f"{out}.{RANDOM}.{os.environ.get('LOCAL_RANK', 0)}"
     AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(BASE_MODEL)).save_pretrained(random)
+    run = Preparation.run
     for name, (module_class, settings, data_class) in CASES.items():
         L.seed_everything(1)
         settings = {key: random if value == RANDOM else value for key, value in settings.items()}
@@ -77,7 +104,10 @@ def main(data: str, out: str, devices: int) -> None:
             limit_val_batches=4,
             val_check_interval=3,
         )
-        trainer.fit(module, datamodule=data_class(data, batch_size=16, max_length=128, max_prompt_length=64))
+        if "cached" in name:
+            note_preparation(out)
+        trainer.fit(module, datamodule=data_class(data, **data_options(name, data, out)))
+        Preparation.run = run
         if trainer.is_global_zero:
             weights = module.pair.policy.state_dict()
             results[name] = {
