@@ -289,6 +289,20 @@ def _keep_what_is_dear(_: Any, operation: Any, *arguments: Any, **__: Any) -> Ch
 _WAYS = "_halo_ways"
 
 
+def run_as(model: Any, ways: Ways, kernel: bool | None = None) -> None:
+    """Lets a model be run in a certain way without trying it out, because it has no weights to try.
+
+    Args:
+        model: A transformers model.
+        ways: How it is run.
+        kernel: Whether attention is one call of torch's variable-length kernel; None decides by device and dtype.
+    """
+    bare = plain(model)
+    if ways.packed:
+        attend_within_segments(bare, kernel)
+    setattr(bare, _WAYS, ways)
+
+
 def pad_rows(model: Any) -> None:
     """Lets a model be run in padded rows, whether or not it can do without padding."""
     setattr(plain(model), _WAYS, _try_out(plain(model), packed=False))

@@ -1,0 +1,241 @@
+"""The planner's estimate beside the memory that training takes: `python -m benchmarks.memory`.
+
+Every case trains a randomly initialised model for three steps in a process of its own. On a CPU its memory is the
+largest resident size during these steps, over what the same libraries take after they have trained a tiny model; pages
+of files (the libraries' code) are left out, and glibc is told to give freed memory back at once, so that what is
+measured is what tensors take. On a GPU it is what CUDA counts as allocated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+GLIBC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+"""One arena, a mapping of its own for whatever is larger than 128 KiB, and nothing kept that was freed."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training run.
+
+    Attributes:
+        family: The architecture: `llama`, `gpt_neox`, `gpt2`, …
+        hidden: Width of the model; a feed-forward layer is four times as wide (8/3 for `llama`).
+        layers: Number of blocks.
+        heads: Attention heads.
+        vocabulary: Size of the vocabulary.
+        method: `DPO`, `KTO`, `SFT`, …
+        batch: Examples in a batch.
+        tokens: Mean tokens of a completion with its prompt; their lengths are between half of it and one and a half.
+        checkpointing: Activation checkpointing.
+        reference: `cached` or `frozen`.
+        lora: Rank of an adapter; 0 trains the weights.
+        optimizer: `AdamW` (fused), `RMSprop` or `SGD`.
+        accumulate: Micro-batches in an optimizer step.
+        precision: Lightning's name.
+    """
+
+    family: str = "llama"
+    hidden: int = 512
+    layers: int = 8
+    heads: int = 8
+    vocabulary: int = 16_000
+    method: str = "DPO"
+    batch: int = 4
+    tokens: int = 300
+    checkpointing: str = "none"
+    reference: str = "cached"
+    lora: int = 0
+    optimizer: str = "AdamW"
+    accumulate: int = 1
+    precision: str = "32-true"
+
+    def config(self) -> Any:
+        """The model's configuration."""
+        from transformers import AutoConfig
+
+        wide = -(-8 * self.hidden // 3 // 32) * 32 if self.family == "llama" else 4 * self.hidden
+        settings: dict[str, Any] = {
+            "hidden_size": self.hidden,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "vocab_size": self.vocabulary,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+        }
+        if self.family != "gpt2":
+            settings |= {"intermediate_size": wide, "tie_word_embeddings": False}
+        return AutoConfig.for_model(self.family, **settings)
+
+    def dataset(self, steps: int) -> Any:
+        """As many examples as are needed, with random tokens and lengths."""
+        import numpy as np
+
+        from halo_lightning import modules
+        from halo_lightning.data.batching import TokenizedDatasetBuilder
+
+        feedback = getattr(modules, self.method).feedback[0]
+        random = np.random.default_rng(1)
+        builder = TokenizedDatasetBuilder(feedback)
+        for number in range(self.batch * steps * self.accumulate):
+            prompt = random.integers(0, self.vocabulary, random.integers(self.tokens // 4, 3 * self.tokens // 4 + 1))
+            completions = [
+                random.integers(0, self.vocabulary, random.integers(self.tokens // 4, 3 * self.tokens // 4 + 1))
+                for _ in range(2 if feedback == "paired" else 1)
+            ]
+            rows = [(prompt.tolist(), completion.tolist()) for completion in completions]
+            builder.add(rows, [1.0], [number % 2 == 0] if feedback == "unary" else [])
+        return builder.build()
+
+    def module(self, policy: str) -> Any:
+        """The method."""
+        import torch
+
+        from halo_lightning import modules
+
+        make = {
+            "AdamW": lambda parameters: torch.optim.AdamW(parameters, lr=1e-5, fused=True),
+            "RMSprop": lambda parameters: torch.optim.RMSprop(parameters, lr=1e-5),
+            "SGD": lambda parameters: torch.optim.SGD(parameters, lr=1e-5),
+        }[self.optimizer]
+        return getattr(modules, self.method)(
+            policy,
+            optimizer=make,
+            scheduler=lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
+            activation_checkpointing=self.checkpointing,
+            reference_mode=self.reference,
+            lora={"rank": self.lora, "alpha": self.lora} if self.lora else None,
+        )
+
+
+def train(case: Case, device: str, steps: int = 3) -> dict[str, int]:
+    """Trains, and says how much memory that took, in bytes."""
+    import lightning as L
+    import numpy as np
+    import torch
+    from torch.utils.data import DataLoader
+    from transformers import AutoModelForCausalLM
+
+    class Watch(L.Callback):
+        before: dict[str, int]
+
+        def on_train_start(self, *_: Any) -> None:
+            forget_peak(device)
+
+    torch.manual_seed(0)
+    dataset = case.dataset(steps)
+    if case.reference == "cached":
+        dataset.reference_logps = np.full(dataset.completion_offsets[-1], -9.0, dtype=np.float32)
+    numbers = range(len(dataset))
+    batches = [list(numbers[first : first + case.batch]) for first in numbers[:: case.batch]]
+    with tempfile.TemporaryDirectory() as folder:
+        AutoModelForCausalLM.from_config(case.config()).save_pretrained(folder)
+        module = case.module(folder)
+        trainer = L.Trainer(
+            accelerator="cpu" if device == "cpu" else "gpu",
+            devices=1,
+            precision=case.precision,  # type: ignore[arg-type]
+            max_epochs=1,
+            accumulate_grad_batches=case.accumulate,
+            gradient_clip_val=1.0,
+            logger=False,
+            callbacks=[Watch()],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+        )
+        trainer.fit(module, DataLoader(dataset, sampler=batches, batch_size=None, collate_fn=lambda batch: batch))  # type: ignore[arg-type]
+        return peak(device)
+
+
+def forget_peak(device: str) -> None:
+    """Lets the largest size so far be that of now."""
+    if device == "cpu":
+        Path("/proc/self/clear_refs").write_text("5")
+    else:
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+
+
+def status() -> dict[str, int]:
+    """What the kernel says of the memory of this process, in bytes."""
+    lines = [line.split() for line in Path("/proc/self/status").read_text().splitlines()]
+    return {line[0].rstrip(":"): int(line[1]) * 1024 for line in lines if len(line) == 3 and line[2] == "kB"}
+
+
+def peak(device: str) -> dict[str, int]:
+    """The largest size since it was forgotten, and what of it are pages of files."""
+    if device == "cpu":
+        now = status()
+        return {"peak": now["VmHWM"], "files": now["RssFile"] + now["RssShmem"]}
+    import torch
+
+    return {"peak": torch.cuda.max_memory_allocated(), "files": 0}
+
+
+def measure(case: Case, device: str) -> int:
+    """Bytes that training takes over what the libraries take; in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.memory", "--device", device, "--worker", json.dumps(asdict(case))]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **GLIBC})
+    if done.returncode:
+        raise RuntimeError(f"{case} failed:\n{done.stderr[-3000:]}")
+    return int(json.loads(done.stdout.strip().splitlines()[-1])["bytes"])
+
+
+def work(case: Case, device: str) -> int:
+    """What a process of its own does: a tiny model first, so that libraries are loaded, then the case."""
+    import gc
+
+    tiny = replace(case, hidden=32, layers=4, heads=2, vocabulary=64, batch=2, tokens=16, lora=min(case.lora, 2))
+    train(tiny, device)
+    gc.collect()
+    before = 0 if device == "cuda" else status()["RssAnon"]
+    after = train(case, device)
+    return after["peak"] - after["files"] - before
+
+
+def estimate(case: Case, device: str, steps: int = 3) -> Any:
+    """What the planner says of the same case."""
+    from halo_lightning.planning.accounting import Strategy
+    from halo_lightning.planning.estimate import Choice, Estimator
+    from halo_lightning.planning.workload import Read
+
+    dataset = case.dataset(steps)
+    module = case.module("nowhere")
+    estimator = Estimator(module, case.config(), Read(dataset, range(len(dataset)), "random rows"))
+    choice = Choice(
+        devices=1,
+        micro_batch=case.batch,
+        accumulated=case.accumulate > 1,
+        strategy=Strategy("single"),
+        precision=case.precision,
+        checkpointing=case.checkpointing,  # type: ignore[arg-type]
+        reference_mode=case.reference,  # type: ignore[arg-type]
+        lora=module.lora,
+        on_gpu=device == "cuda",
+    )
+    return estimator, choice, estimator.memory(choice).parts
+
+
+def main() -> None:
+    """Measures all cases, and writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        print(json.dumps({"bytes": work(Case(**json.loads(options.worker)), options.device)}))
+
+
+if __name__ == "__main__":
+    main()
