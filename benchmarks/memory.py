@@ -1,9 +1,9 @@
 """The planner's estimate beside the memory that training takes: `python -m benchmarks.memory`.
 
-Every case trains a randomly initialised model for three steps in a process of its own. On a CPU its memory is the
-largest resident size during these steps, over what the same libraries take after they have trained a tiny model; pages
-of files (the libraries' code) are left out, and glibc is told to give freed memory back at once, so that what is
-measured is what tensors take. On a GPU it is what CUDA counts as allocated.
+Every case trains a randomly initialised model for two steps in a process of its own. On a CPU its memory is the
+largest resident size during these steps, over what the same process takes after it has trained a tiny model, so that
+the libraries are not in it; and glibc is told to give freed memory back at once, so that what is measured is what
+tensors take. On a GPU it is what CUDA counts as allocated.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from typing import Any
 
 GLIBC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 """One arena, a mapping of its own for whatever is larger than 128 KiB, and nothing kept that was freed."""
+
+STEPS = 2
+"""Optimizer steps; the second is the first one with a state of the optimizer."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class Case:
 
         from halo_lightning import modules
         from halo_lightning.data.batching import TokenizedDatasetBuilder
+        from halo_lightning.data.rendering import Encoded
 
         feedback = getattr(modules, self.method).feedback[0]
         random = np.random.default_rng(1)
@@ -91,7 +95,7 @@ class Case:
                 random.integers(0, self.vocabulary, random.integers(self.tokens // 4, 3 * self.tokens // 4 + 1))
                 for _ in range(2 if feedback == "paired" else 1)
             ]
-            rows = [(prompt.tolist(), completion.tolist()) for completion in completions]
+            rows = [Encoded(prompt.tolist(), completion.tolist()) for completion in completions]
             builder.add(rows, [1.0], [number % 2 == 0] if feedback == "unary" else [])
         return builder.build()
 
@@ -116,7 +120,7 @@ class Case:
         )
 
 
-def train(case: Case, device: str, steps: int = 3) -> dict[str, int]:
+def train(case: Case, device: str, steps: int = STEPS) -> int:
     """Trains, and says how much memory that took, in bytes."""
     import lightning as L
     import numpy as np
@@ -136,6 +140,8 @@ def train(case: Case, device: str, steps: int = 3) -> dict[str, int]:
         dataset.reference_logps = np.full(dataset.completion_offsets[-1], -9.0, dtype=np.float32)
     numbers = range(len(dataset))
     batches = [list(numbers[first : first + case.batch]) for first in numbers[:: case.batch]]
+    # The largest one last: the optimizer has no state in the first step.
+    batches.sort(key=lambda batch: len(dataset[batch].sequences.input_ids))
     with tempfile.TemporaryDirectory() as folder:
         AutoModelForCausalLM.from_config(case.config()).save_pretrained(folder)
         module = case.module(folder)
@@ -153,7 +159,7 @@ def train(case: Case, device: str, steps: int = 3) -> dict[str, int]:
             enable_model_summary=False,
             default_root_dir=folder,
         )
-        trainer.fit(module, DataLoader(dataset, sampler=batches, batch_size=None, collate_fn=lambda batch: batch))  # type: ignore[arg-type]
+        trainer.fit(module, DataLoader(dataset, sampler=batches, batch_size=None, collate_fn=lambda batch: batch))
         return peak(device)
 
 
@@ -173,14 +179,13 @@ def status() -> dict[str, int]:
     return {line[0].rstrip(":"): int(line[1]) * 1024 for line in lines if len(line) == 3 and line[2] == "kB"}
 
 
-def peak(device: str) -> dict[str, int]:
-    """The largest size since it was forgotten, and what of it are pages of files."""
+def peak(device: str) -> int:
+    """The largest size since it was forgotten, in bytes."""
     if device == "cpu":
-        now = status()
-        return {"peak": now["VmHWM"], "files": now["RssFile"] + now["RssShmem"]}
+        return status()["VmHWM"]
     import torch
 
-    return {"peak": torch.cuda.max_memory_allocated(), "files": 0}
+    return torch.cuda.max_memory_allocated()
 
 
 def measure(case: Case, device: str) -> int:
@@ -196,22 +201,22 @@ def work(case: Case, device: str) -> int:
     """What a process of its own does: a tiny model first, so that libraries are loaded, then the case."""
     import gc
 
+    import torch
+
     tiny = replace(case, hidden=32, layers=4, heads=2, vocabulary=64, batch=2, tokens=16, lora=min(case.lora, 2))
     train(tiny, device)
     gc.collect()
-    before = 0 if device == "cuda" else status()["RssAnon"]
-    after = train(case, device)
-    return after["peak"] - after["files"] - before
+    before = status()["VmRSS"] if device == "cpu" else torch.cuda.memory_allocated()
+    return train(case, device) - before
 
 
-def estimate(case: Case, device: str, steps: int = 3) -> Any:
-    """What the planner says of the same case."""
+def estimate(case: Case, device: str, steps: int = STEPS) -> tuple[float, int]:
+    """What the planner says of the same case, in bytes, and the number of weights."""
     from halo_lightning.planning.accounting import Strategy
     from halo_lightning.planning.estimate import Choice, Estimator
     from halo_lightning.planning.workload import Read
 
-    dataset = case.dataset(steps)
-    module = case.module("nowhere")
+    dataset, module = case.dataset(steps), case.module("nowhere")
     estimator = Estimator(module, case.config(), Read(dataset, range(len(dataset)), "random rows"))
     choice = Choice(
         devices=1,
@@ -219,22 +224,82 @@ def estimate(case: Case, device: str, steps: int = 3) -> Any:
         accumulated=case.accumulate > 1,
         strategy=Strategy("single"),
         precision=case.precision,
-        checkpointing=case.checkpointing,  # type: ignore[arg-type]
-        reference_mode=case.reference,  # type: ignore[arg-type]
+        checkpointing=module.activation_checkpointing,
+        reference_mode=module.reference_mode,
         lora=module.lora,
         on_gpu=device == "cuda",
     )
-    return estimator, choice, estimator.memory(choice).parts
+    parts = estimator.memory(choice).parts
+    # What CUDA itself takes is not among what it counts as allocated.
+    return parts.total - parts.overhead, estimator.policy(choice).parameters
+
+
+SMALL = Case(hidden=256, tokens=200)
+MIDDLE = Case(hidden=512, tokens=200)
+CASES = (
+    SMALL,
+    replace(SMALL, checkpointing="full"),
+    replace(SMALL, checkpointing="selective", family="gpt_neox"),
+    replace(SMALL, method="KTO", batch=16, reference="frozen"),
+    replace(SMALL, method="KTO", batch=8, vocabulary=48_000),
+    replace(SMALL, method="SFT", family="gpt2", batch=8, accumulate=2),
+    replace(SMALL, lora=8),
+    replace(SMALL, lora=8, method="KTO", family="gpt_neox", batch=8, checkpointing="full"),
+    replace(SMALL, precision="bf16-true", method="SFT", batch=8),
+    replace(MIDDLE, checkpointing="full", batch=8),
+    replace(MIDDLE, family="gpt_neox", method="SFT", optimizer="RMSprop"),
+    replace(MIDDLE, family="gpt2", method="OfflinePPO", optimizer="SGD"),
+    Case(hidden=768, layers=12, heads=12, vocabulary=32_000, tokens=100, checkpointing="full"),
+    Case(hidden=1024, layers=12, heads=16, vocabulary=32_000, tokens=50, method="KTO", family="gpt_neox"),
+)
+
+
+def row(case: Case, weights: int, planned: float, measured: float) -> str:
+    """A row of the table."""
+    changes = [f"LoRA {case.lora}"] * bool(case.lora) + [f"{case.accumulate} accumulated"] * (case.accumulate > 1)
+    what = [case.checkpointing, case.reference, case.optimizer, case.precision, *changes]
+    return (
+        f"| {case.family} | {weights / 1e6:.0f} M | {case.method} | {case.batch} × {case.tokens} | {', '.join(what)} |"
+        f" {measured / 1e6:,.0f} MB | {planned / 1e6:,.0f} MB | {planned / measured - 1:+.1%} |"
+    )
 
 
 def main() -> None:
     """Measures all cases, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         print(json.dumps({"bytes": work(Case(**json.loads(options.worker)), options.device)}))
+        return
+    from benchmarks.training import machine
+
+    rows, errors = [], []
+    for case in CASES:
+        planned, weights = estimate(case, options.device)
+        measured = measure(case, options.device)
+        rows.append(row(case, weights, planned, measured))
+        errors.append(abs(planned / measured - 1))
+        print(rows[-1], flush=True)
+    text = [
+        f"## memory {options.device}",
+        "",
+        "What `python cli.py plan` would say beside what training takes: two steps of a model with random weights, in a"
+        f" process of its own, on {machine()}. Batches are examples × mean tokens; the options are activation"
+        " checkpointing, reference, optimizer, precision.",
+        "",
+        "    python -m benchmarks.memory " + " ".join(sys.argv[1:]),
+        "",
+        "| model | weights | method | batch | options | measured | planned | error |",
+        "|---|---|---|---|---|---|---|---|",
+        *rows,
+        "",
+        f"Largest error {max(errors):.1%}, mean {sum(errors) / len(errors):.1%}.",
+    ]
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / f"memory_{options.device}.md").write_text("\n".join(text) + "\n")
 
 
 if __name__ == "__main__":

@@ -101,3 +101,23 @@ def class_arguments() -> set[str]:
 
 class HaloArgumentParser(OneScreenErrors):
     """The parser of the commands that are plain functions."""
+
+
+def with_settings(arguments: list[str], parser: ArgumentParser) -> list[str]:
+    """The arguments of a command that takes those of `fit` as well: the latter as a list, in its option `settings`.
+
+    Args:
+        arguments: As they were typed.
+        parser: Of the command, which knows its own.
+    """
+    import json
+
+    own = {action.dest.split(".")[0] for action in parser._actions}
+    mine: list[str] = []
+    settings: list[str] = []
+    taking = mine
+    for argument in arguments:
+        if argument.startswith("--"):
+            taking = mine if re.split(r"[.=+]", argument[2:])[0] in own else settings
+        taking.append(argument)
+    return [*mine, f"--settings={json.dumps(settings)}"] if settings else mine

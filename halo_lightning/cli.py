@@ -50,6 +50,10 @@ FUNCTIONS = {
         "halo_lightning.labelling.command:label",
         "make unary feedback of generations, by any scorer and a threshold",
     ),
+    "plan": (
+        "halo_lightning.planning.command:plan_run",
+        "say what a run takes: memory, GPUs that it fits on, hours",
+    ),
     "values": ("halo_lightning.figures:draw_values", "draw the human value functions (figure 4)"),
     "methods": ("halo_lightning.methods:print_methods", "print the table of methods"),
     "compare": (
@@ -138,6 +142,10 @@ def run(arguments: list[str]) -> int:
         parser = HaloArgumentParser(prog=f"{program} {command}", description=FUNCTIONS[command][1])
         function = _load(FUNCTIONS[command][0])
         parser.add_function_arguments(function)
+        if command == "plan":
+            from halo_lightning.arguments import with_settings
+
+            rest = with_settings(rest, parser)
         values = parser.instantiate_classes(parser.parse_args(named(rest, function)))
         quieten()
         function(**values.as_dict())

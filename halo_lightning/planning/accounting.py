@@ -25,11 +25,13 @@ class Strategy:
         name: `single`, `DDP`, `FSDP` or `FSDP2`.
         offload: Whether weights, gradients and the optimizer's state of a sharded model are in the host's memory.
         bucket_view: DDP: whether gradients lie in the buckets that they are sent in, and not beside them.
+        keeps_weights: Whether a sharded model's weights stay gathered from the forward to the backward pass.
     """
 
     name: str
     offload: bool = False
     bucket_view: bool = False
+    keeps_weights: bool = False
 
     @property
     def sharded(self) -> bool:
@@ -49,6 +51,7 @@ class Sizes:
         reference: Weights of a second model in memory; 0 without one.
         gradients: Of all trained weights.
         optimizer: State, and what its step needs.
+        computed: All weights of the policy in the dtype that is computed with.
         block: Of the largest block, in the dtype that is computed with: what FSDP gathers at one time.
         outside: Of the weights outside of blocks, in that dtype.
         block_gradients: Of a block's trained weights, in that dtype.
@@ -60,6 +63,7 @@ class Sizes:
     reference: int
     gradients: int
     optimizer: OptimizerBytes
+    computed: int
     block: int
     outside: int
     block_gradients: int
@@ -142,7 +146,8 @@ def memory(
     )
     whole = whole_gradients = 0
     if strategy.sharded and (devices > 1 or strategy.offload or sizes.reduced > 1):
-        whole = sizes.outside + 2 * sizes.block  # a block is gathered while the one before it is computed
+        # A block is gathered while the one before it is computed.
+        whole = sizes.computed if strategy.keeps_weights else sizes.outside + 2 * sizes.block
         whole_gradients = sizes.outside_gradients + sizes.block_gradients * (1 + sizes.reduced)
     traced_gradients = max((moment.gradients for moment in step.moments), default=0)
     of_gradients = on_device * sizes.gradients / max(traced_gradients, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -106,11 +106,12 @@ class Estimator:
             reference=second_bytes if step.with_reference else 0,
             gradients=(policy.trained + step.other_weights) * size,
             optimizer=self._optimizer(choice),
+            computed=(policy.parameters + step.other_weights) * compute,
             block=policy.largest_block * compute,
             outside=(policy.outside_blocks + step.other_weights) * compute,
             block_gradients=policy.trained_in_block * compute,
             outside_gradients=(policy.trained_outside + step.other_weights) * compute,
-            reduced=max(1, size // compute),
+            reduced=max(1, 4 // compute) if choice.strategy.sharded else 1,  # summed in float32
         )
         own = choice.lora is not None or self.reference is None
         return memory(
@@ -185,7 +186,7 @@ class Estimator:
     def _step(self, choice: Choice, batch: Batch) -> StepTrace:
         numbers, _ = numbers_of(choice, self.config, self.module)
         checkpointing = self.checkpointing(choice, batch)
-        key = ("step", numbers, checkpointing, choice.lora, choice.reference_mode, choice.accumulated)
+        key = ("step", numbers, checkpointing, repr(choice.lora), choice.reference_mode, choice.accumulated)
         return self._once(
             (
                 *key,
@@ -223,11 +224,13 @@ class Estimator:
         kept = replace(numbers, weights=storage)
         others = self.step(choice).other_weights
         shape = self._shape(self.config, choice.lora, "none")
-        return self._once(("optimizer", kept, choice.lora), lambda: optimizer_bytes(self.module, shape, others, kept))
+        return self._once(
+            ("optimizer", kept, repr(choice.lora)), lambda: optimizer_bytes(self.module, shape, others, kept)
+        )
 
     def _shape(self, config: PretrainedConfig, lora: LoRA | None, checkpointing: Checkpointing) -> Shape:
         module = self.module
-        key = ("shape", id(config), lora and astuple(lora), checkpointing)
+        key = ("shape", id(config), repr(lora), checkpointing)
         return self._once(
             key,
             lambda: shape_of(

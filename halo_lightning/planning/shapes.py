@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from torch import nn
 
 from halo_lightning.adapters import LoRA, add_adapter
 from halo_lightning.errors import ConfigError
-from halo_lightning.forward import Checkpointing, blocks_of, checkpoint_activations, plain
+from halo_lightning.forward import Checkpointing, Ways, blocks_of, checkpoint_activations, plain, ways_of
 from halo_lightning.pretrained import Task, model_class, resolve_path, switch_dropout_off
 
 if TYPE_CHECKING:
@@ -85,6 +86,33 @@ def model_config(policy: str, file: str | None = None) -> PretrainedConfig:
             f"the shape of {policy!r} is not known: its config.json could not be read ({first}). Without network, give"
             f" the file: --model_config PATH/config.json. Known without it: {', '.join(REPORT)}"
         ) from error
+
+
+def ways_of_shape(config: PretrainedConfig, task: Task = "causal", packing: bool = True) -> Ways:
+    """How a model of this kind is run, tried out on a tiny one with random weights.
+
+    One that cannot be made tiny is taken to be run without padding.
+    """
+    if not packing:
+        return Ways(packed=False)
+    tiny = copy.deepcopy(config)
+    text = tiny.get_text_config()
+    grouped = getattr(text, "num_key_value_heads", None) not in (None, getattr(text, "num_attention_heads", None))
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 2 if grouped else 4, "head_dim": 16, "vocab_size": 256}
+    try:
+        for name, value in sizes.items():
+            if getattr(text, name, None) is not None:
+                setattr(text, name, value)
+        if getattr(text, "layer_types", None):
+            text.layer_types = text.layer_types[:2]
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            setattr(text, name, 0)
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
+            return ways_of(model_class(task).from_config(tiny, dtype=torch.float32))
+    except Exception:  # whatever an unknown architecture says to sizes that are not its own
+        return Ways()
 
 
 @dataclass(frozen=True)
