@@ -77,7 +77,8 @@ def print_table(gpu: GPU, mfu: float, out: Path | None) -> None:
     text = (
         f"On {DEVICES} × {gpu.name}: memory of one GPU with the configuration's micro-batch, the largest micro-batch"
         f" that fits, and the time for {PAIRS:,} pairs (twice as many thumbs) of {TOKENS} tokens a completion, its"
-        f" prompt's {PROMPT_SHARE:.0%} included, at {mfu:.0%} of the peak rate, an SFT stage included.\n\n{grid_table(gpu, mfu)}"
+        f" prompt's {PROMPT_SHARE:.0%} included, at {mfu:.0%} of the peak rate, an SFT stage included.\n\n"
+        + grid_table(gpu, mfu)
     )
     if out is None:
         print(text)
