@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from halo_lightning import logprobs
 from halo_lightning.data.batches import Batch, Sequences
+from halo_lightning.errors import ConfigError
 from halo_lightning.forward import Ways, plain, run_as, target_logps, vocabulary_of
 from halo_lightning.modules.base import HaloModule
 from halo_lightning.planning.shapes import Shape, materialize
@@ -84,10 +85,12 @@ def trace_step(
         accumulated: Whether there are gradients of an earlier micro-batch already.
         ways: How the models are run.
     """
-    batch = module.on_before_batch_transfer(batch, 0)
+    # What a method adds to a batch may be a text, and the tokenizer not at hand: it is a few tokens.
+    with suppress(ConfigError):
+        batch = module.on_before_batch_transfer(batch, 0)
     sequences = batch.sequences
     own, second = copy.deepcopy(policy), copy.deepcopy(reference)
-    with _fake(numbers):
+    with _fake(numbers), _own_buffers(module):
         for shape in (own, second):
             if shape is not None:
                 _make(shape, numbers, ways)
@@ -116,9 +119,7 @@ def trace_step(
                 loss.backward()
                 del loss
         others = sum(p.numel() for name, p in module.named_parameters() if not name.startswith("models."))
-        result = StepTrace(tracer.trace(), module.models.reference is not None, others)
-        module.models = None
-    return result
+        return StepTrace(tracer.trace(), module.models.reference is not None, others)
 
 
 def trace_reference_pass(policy: Shape, sequences: Sequences, numbers: Numbers, ways: Ways = Ways()) -> Trace:  # noqa: B008
@@ -195,6 +196,19 @@ def _optimizer_step(module: HaloModule, sizes: list[torch.Size], numbers: Number
         )
         peak = max((moment.kept for moment in tracer.trace().moments), default=0)
         return OptimizerBytes(state, max(0, peak - state))
+
+
+@contextmanager
+def _own_buffers(module: HaloModule) -> Iterator[None]:
+    """Within, what a method itself keeps between batches (a running mean, say) has no contents either."""
+    kept = dict(module._buffers)
+    try:
+        for name, buffer in kept.items():
+            module._buffers[name] = None if buffer is None else torch.empty(buffer.shape, dtype=buffer.dtype)
+        yield
+    finally:
+        module._buffers.update(kept)
+        module.models = None
 
 
 @contextmanager

@@ -146,6 +146,7 @@ class Tracer(TorchDispatchMode):
             self._bytes[kind] -= storage.nbytes()
             self._bytes["gradients"] += storage.nbytes()
             self._kind[storage._cdata] = "gradients"
+            self._note()
 
     def _at_input(self, *_: Any, is_last: bool) -> None:
         if not _in_backward():

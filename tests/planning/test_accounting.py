@@ -10,7 +10,14 @@ import pytest
 from halo_lightning.data.batching import TokenizedDatasetBuilder
 from halo_lightning.data.rendering import Encoded
 from halo_lightning.errors import ConfigError
-from halo_lightning.planning.accounting import COMMUNICATION_BYTES, CONTEXT_BYTES, FRAGMENTATION, Sizes, Strategy, memory
+from halo_lightning.planning.accounting import (
+    COMMUNICATION_BYTES,
+    CONTEXT_BYTES,
+    FRAGMENTATION,
+    Sizes,
+    Strategy,
+    memory,
+)
 from halo_lightning.planning.gpus import GPUS, gpus_named
 from halo_lightning.planning.job import strategy_on
 from halo_lightning.planning.steps import OptimizerBytes

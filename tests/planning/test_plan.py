@@ -36,27 +36,28 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().err
 
 
-CONFIG = "--config=configs/tiny_sft_kto.yaml"
-QUICK = ["--gpu=A100 80", "--examples=1000", "--tokens_per_example=50"]
+SMALL = ["--trainer.precision=bf16-true", "--data.batch_size=4"]
+QUICK = ["--gpu=A100 80", "--examples=1000", "--tokens_per_example=50", *SMALL]
 
 
 def test_both_stages_and_the_sums(capsys: pytest.CaptureFixture[str]) -> None:
-    plans = planned(capsys, CONFIG, *QUICK, "--devices=[1, 2]")["plans"]
+    stage = f"--sft_stage.arguments={json.dumps(SMALL)}"
+    plans = planned(capsys, "--config=configs/tiny_sft_kto.yaml", stage, *QUICK, "--devices=[1, 2]")["plans"]
     assert [plan["method"] for plan in plans] == ["SFT", "KTO"]
     plan = plans[1]
     assert [(entry["devices"], entry["micro_batch"], entry["strategy"]) for entry in plan["memory"]] == [
-        (1, 32, "single"),
-        (2, 16, "DDP"),
+        (1, 4, "single"),
+        (2, 2, "DDP"),
     ]
     for entry in plan["memory"]:
         parts = entry["parts"]
         total = parts.pop("total")
         assert total == pytest.approx(sum(parts.values()))
-        assert parts["weights"] >= 4 * plan["parameters"]
+        assert parts["weights"] >= 2 * plan["parameters"]
     offer = plan["gpus"][0]
     assert (offer["gpu"], offer["devices"], offer["fits"]) == ("A100 80 GB", 1, True)
     # Training and the reference pass take at least 6 and 2 FLOP for a token and a weight.
-    rate = 0.4 * GPUS["A100 80 GB"].flops(32)
+    rate = 0.4 * GPUS["A100 80 GB"].flops(16)
     assert offer["hours"] * 3600 * rate > 8 * 0.5 * plan["parameters"] * plan["real_tokens"]
     assert offer["hours"] * 3600 * offer["tokens_per_second"] > plan["real_tokens"]
 
@@ -70,17 +71,14 @@ def test_options_of_fit_count(capsys: pytest.CaptureFixture[str]) -> None:
         "--model.lora={rank: 4, alpha: 8}",
         "--trainer.strategy=fsdp",
         "--trainer.precision=bf16-mixed",
-        "--data.micro_batch_size=2",
         "--model.reference_mode=frozen",
     )["plans"][-1]
     (entry,) = plan["memory"]
-    assert (entry["strategy"], entry["micro_batch"]) == ("FSDP", 2)
+    assert (entry["strategy"], entry["micro_batch"]) == ("FSDP", 1)
     parts = entry["parts"]
     assert parts["weights"] == pytest.approx(4 * plan["parameters"] / 4, rel=0.01)
     assert 0 < parts["reference"] < parts["weights"]
     assert parts["optimizer"] < 0.3 * parts["weights"]
-    changes = {change["option"]: change["bytes"] for change in plan["changes"]["effects"]}
-    assert "--model.reference_mode cached" in changes or abs(parts["reference"]) < 1e6
 
 
 def test_a_model_too_large_for_a_gpu(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -91,7 +89,7 @@ def test_a_model_too_large_for_a_gpu(capsys: pytest.CaptureFixture[str], tmp_pat
     config.pop("sft_stage", None)
     path = tmp_path / "large.yaml"
     path.write_text(yaml.safe_dump(config))
-    shown = ["--gpu=[H200, L4]", "--devices=[1, 8]", "--read_data=false", "--trainer.strategy=fsdp"]
+    shown = ["--gpu=[H200, L4]", "--devices=[1, 4]", "--read_data=false", "--trainer.strategy=fsdp", SMALL[1]]
     assert main(["plan", f"--config={path}", *shown, "--trainer.precision=bf16-true"]) == 0
     text = capsys.readouterr().out
     assert "6,738,415,616 weights" in text
@@ -114,7 +112,7 @@ def test_what_cannot_be_planned_is_said(capsys: pytest.CaptureFixture[str], tmp_
     assert "--model_config" in message
     (tmp_path / "config.json").write_text("{}")
     assert "not the config.json of a model" in refused(capsys, *base, f"--model_config={tmp_path / 'config.json'}")
-    assert "needs a configuration" in refused(capsys, *QUICK)
+    assert "needs a configuration" in refused(capsys, *QUICK[:3])
     assert "--mfu is 40" in refused(capsys, *base, "--mfu=40")
     assert "does not divide" in refused(capsys, *base[:-1], "--devices=3")
     assert "did you mean" in refused(capsys, *base, "--model.bta=0.1")
@@ -129,6 +127,7 @@ def test_a_config_json_stands_for_a_hub_id(capsys: pytest.CaptureFixture[str], t
     assert plan["parameters"] == shape_of(config_of("llama", 4)).parameters
 
 
+HEADS = {"num_key_value_heads": 2}
 METHODS = sorted(set(modules.__all__) - {"HaloModule"})
 
 
@@ -136,17 +135,17 @@ METHODS = sorted(set(modules.__all__) - {"HaloModule"})
 def test_every_method_can_be_traced(name: str) -> None:
     method = getattr(modules, name)
     halo = method("nowhere")
-    if hasattr(halo, "control_tokens"):
-        halo._control_tokens = {True: [1], False: [2]}
     workload = Assumed(method.feedback[0], 10, 20, 0.5, max_length=24, max_prompt_length=12)
     shape = shape_of(config_of("llama", 1), task=halo.task)
     step = trace_step(halo, shape, None, workload.largest(2, halo.needs_reference), FLOAT)
-    assert max(moment.gradients for moment in step.trace.moments) >= 0.9 * 4 * shape.trained
+    assert max(moment.gradients for moment in step.trace.moments) == pytest.approx(
+        4 * (shape.trained + step.other_weights)
+    )
 
 
 @pytest.mark.parametrize(
     ("family", "changes"),
-    [("qwen3", {}), ("mistral", {}), ("gemma2", {"head_dim": 16}), ("opt", {"ffn_dim": 64}), ("phi3", {})],
+    [("qwen3", HEADS), ("mistral", HEADS), ("gemma2", {"head_dim": 16}), ("opt", {"ffn_dim": 64}), ("phi3", {})],
 )
 def test_other_architectures(family: str, changes: dict[str, Any]) -> None:
     from transformers import AutoConfig
