@@ -114,17 +114,19 @@ class KahnemanTversky(HumanValue):
         lam: λ, loss aversion; 2.25 is the median that they measured.
         smoothing: Half the width of the straight piece, in the units of z.
 
+    α and λ may also be tensors, with a gradient or one for each of several annotators, that broadcast with z.
+
     Raises:
         ValueError: If a parameter is not positive.
     """
 
-    alpha: float = 0.88
-    lam: float = 2.25
+    alpha: float | Tensor = 0.88
+    lam: float | Tensor = 2.25
     smoothing: float = 1e-4
 
     def __post_init__(self) -> None:
         for name in ("alpha", "lam", "smoothing"):
-            if not getattr(self, name) > 0:
+            if not torch.all(torch.as_tensor(getattr(self, name)) > 0):
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
 
     def __call__(self, z: Tensor, z_ref: Tensor) -> Tensor:
@@ -139,17 +141,24 @@ class KahnemanTversky(HumanValue):
 
 @dataclass(frozen=True)
 class Logistic(HumanValue):
-    """Section 5: σ(z − z_ref), the value function of KTO. Symmetric: not loss-averse."""
+    """Section 5: σ(k (z − z_ref)), the value function of KTO, where k is 1. Symmetric: not loss-averse.
+
+    Args:
+        steepness: k, how fast the value saturates. In KTO it does what another β does; it is here for value functions
+            that are estimated from outcomes in a given unit. It may also be a tensor that broadcasts with z.
+    """
 
     supremum: ClassVar[float] = 1.0
 
+    steepness: float | Tensor = 1.0
+
     def __call__(self, z: Tensor, z_ref: Tensor) -> Tensor:
-        """Return σ(z − z_ref)."""
-        return sigmoid(z - z_ref)
+        """Return σ(k (z − z_ref))."""
+        return sigmoid(self.steepness * (z - z_ref))
 
     def shortfall(self, z: Tensor, z_ref: Tensor) -> Tensor:
-        """Return 1 − σ(z − z_ref) as σ(z_ref − z), which does not cancel to 0."""
-        return sigmoid(z_ref - z)
+        """Return 1 − σ(k (z − z_ref)) as σ(k (z_ref − z)), which does not cancel to 0."""
+        return sigmoid(self.steepness * (z_ref - z))
 
 
 @dataclass(frozen=True)

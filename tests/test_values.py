@@ -25,7 +25,7 @@ from halo_lightning.values import (
 )
 
 GRID = [-40.0, -3.0, -1.0, -0.25, 0.25, 1.0, 3.0, 40.0]
-ALL = [KahnemanTversky(), Logistic(), RLHFValue(), DPOValue(), SLiCValue()]
+ALL = [KahnemanTversky(), Logistic(), Logistic(steepness=2.5), RLHFValue(), DPOValue(), SLiCValue()]
 every_value = pytest.mark.parametrize("value", ALL, ids=lambda value: type(value).__name__)
 
 
@@ -53,6 +53,7 @@ def slope(value: HumanValue, at: float, dtype: torch.dtype = torch.float64) -> f
         (KahnemanTversky(alpha=0.5, lam=1.0), lambda z, r: kahneman_tversky(z, r, 0.5, 1.0)),
         (KahnemanTversky(alpha=1.0, lam=3.0), lambda z, r: kahneman_tversky(z, r, 1.0, 3.0)),
         (Logistic(), lambda z, r: sigma(z - r)),
+        (Logistic(steepness=0.3), lambda z, r: sigma(0.3 * (z - r))),
         (RLHFValue(), lambda z, r: sigma(z - r)),
         (DPOValue(), lambda z, r: math.log(sigma(z - r))),
         (SLiCValue(), lambda z, r: min(0.0, z - r - 1.0)),
