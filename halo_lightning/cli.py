@@ -55,6 +55,10 @@ FUNCTIONS = {
         "say what a run takes: memory, GPUs that it fits on, hours",
     ),
     "values": ("halo_lightning.figures:draw_values", "draw the human value functions (figure 4)"),
+    "fit-value": (
+        "halo_lightning.evaluation.human_values.fit_command:fit_value_command",
+        "estimate a human value function from feedback and a model's implicit rewards",
+    ),
     "methods": ("halo_lightning.methods:print_methods", "print the table of methods"),
     "compare": (
         "halo_lightning.evaluation.comparison:compare",

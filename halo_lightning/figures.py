@@ -9,8 +9,11 @@ from halo_lightning.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
+
+    from halo_lightning.values import HumanValue
 
 PANELS = ("loss", "rewards/accuracies", "rewards/margins", "kl", "rewards/chosen", "rewards/rejected")
 
@@ -73,35 +76,54 @@ def draw_values(out: str, extent: float = 5.0) -> None:
         out: The PNG to write.
         extent: Largest relative gain and loss that is drawn.
     """
+    from halo_lightning.values import check_properties
+
+    figure = new_figure(7, 5)
+    axis = figure.subplots()
+    functions = value_curves(axis, extent)
+    for name, function in functions.items():
+        print(f"{name}: {check_properties(function)}")
+    axis.set_title("Human value functions (figure 4)")
+    axis.legend()
+    save_figure(figure, out)
+    print(f"drew {len(functions)} value functions to {out}")
+
+
+def value_curves(axis: Axes, extent: float, *, faint: bool = False) -> dict[str, HumanValue]:
+    """Figure 4's curves.
+
+    Args:
+        axis: Where to draw.
+        extent: Largest relative gain and loss that is drawn.
+        faint: Whether other curves are to stand out against them.
+
+    Returns:
+        The value functions by name.
+    """
     import torch
 
-    from halo_lightning.values import DPOValue, KahnemanTversky, Logistic, RLHFValue, SLiCValue, check_properties
+    from halo_lightning.values import DPOValue, KahnemanTversky, Logistic, RLHFValue, SLiCValue
 
-    functions = {
+    functions: dict[str, HumanValue] = {
         "Kahneman-Tversky (eq. 6)": KahnemanTversky(),
         "RLHF": RLHFValue(),
         "DPO": DPOValue(),
         "SLiC": SLiCValue(),
         "KTO (eq. 7)": Logistic(),
     }
-    figure = new_figure(7, 5)
-    axis = figure.subplots()
     z = torch.linspace(-extent, extent, 801, dtype=torch.float64)
     # RLHF's and KTO's are the same function of the relative gain.
     styles: dict[str, Any] = {"RLHF": {"linewidth": 5, "alpha": 0.4}, "KTO (eq. 7)": {"linestyle": "--"}}
     for name, function in functions.items():
-        axis.plot(z, function(z, torch.zeros_like(z)), label=name, **styles.get(name, {}))
-        print(f"{name}: {check_properties(function)}")
+        style = {**styles.get(name, {}), **({"alpha": 0.45} if faint else {})}
+        axis.plot(z, function(z, torch.zeros_like(z)), label=name, **style)
     axis.axhline(0, color="black", linewidth=0.6)
     axis.axvline(0, color="black", linewidth=0.6)
     axis.set_ylim(-extent, extent)
     axis.set_xlabel("gain relative to the reference point, z − z_ref")
     axis.set_ylabel("value to the human, h(z, z_ref)")
-    axis.set_title("Human value functions (figure 4)")
-    axis.legend()
     axis.grid(alpha=0.3)
-    save_figure(figure, out)
-    print(f"drew {len(functions)} value functions to {out}")
+    return functions
 
 
 def draw_scores(scores: NDArray[np.float64], threshold: float, out: str) -> None:
@@ -146,6 +168,6 @@ def new_figure(width: float, height: float, layout: Literal["constrained"] | Non
 
 
 def save_figure(figure: Figure, out: str) -> None:
-    """Writes a figure as a picture."""
+    """Writes a figure as a picture, in a folder that is made if it is not there."""
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)

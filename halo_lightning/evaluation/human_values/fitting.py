@@ -85,7 +85,7 @@ class FittedValue:
 
     @property
     def value_function(self) -> HumanValue:
-        """h as estimated, for `KTO(value_function=…)`."""
+        """H as estimated, for `KTO(value_function=…)`."""
         return self.shape.make(**{name: self.estimates[name].value for name in self.shape.parameters})
 
     @property

@@ -171,9 +171,7 @@ class Pairs(Observations):
     def answered(self, answers: Tensor) -> Pairs:
         """The same pairs, with the two exchanged where the answer is 1."""
         other = answers == 1
-        return Pairs(
-            torch.where(other, self.rejected, self.chosen), torch.where(other, self.chosen, self.rejected)
-        )
+        return Pairs(torch.where(other, self.rejected, self.chosen), torch.where(other, self.chosen, self.rejected))
 
 
 @dataclass(frozen=True)

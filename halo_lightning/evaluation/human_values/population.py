@@ -201,9 +201,14 @@ def _described(
         medians[name] = Estimate(*(unit(end) for end in ends))
         reach = width[number + place]
         low = 0.0 if flat[place] else float(spread[place] * math.exp(-reach))
-        spreads[name] = Estimate(0.0 if flat[place] else float(spread[place]), low, float(spread[place] * math.exp(reach)))
+        spreads[name] = Estimate(
+            0.0 if flat[place] else float(spread[place]), low, float(spread[place] * math.exp(reach))
+        )
     individuals = [
-        {name: float(row[place]) if name == REFERENCE_POINT else math.exp(row[place]) for place, name in enumerate(names)}
+        {
+            name: float(row[place]) if name == REFERENCE_POINT else math.exp(row[place])
+            for place, name in enumerate(names)
+        }
         for row in expected
     ]
     reliability = {name: float(max(0.0, 1 - (variance[:, i] / spread[i] ** 2).mean())) for i, name in enumerate(names)}

@@ -47,7 +47,7 @@ class Comparison:
 
     @property
     def difference(self) -> float:
-        """log L of the first − log L of the second."""
+        """Log L of the first − log L of the second."""
         return self.first.log_likelihood - self.second.log_likelihood
 
     @property
@@ -129,7 +129,7 @@ def tell_apart(
 
 
 def _difference(drawn: Observations, fits: list[FittedValue]) -> float:
-    """log L of the first shape − log L of the second, each at its maximum for these answers."""
+    """Log L of the first shape − log L of the second, each at its maximum for these answers."""
     heights = []
     for fit in fits:
         likelihood = replace(fit.likelihood, observations=drawn)

@@ -1,0 +1,97 @@
+"""From real feedback to observations: each completion with its implicit reward β·log(π/π_ref)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from halo_lightning.data import FeedbackDataModule, PairedDataModule, UnaryDataModule
+from halo_lightning.data.batching import TokenizedDataset
+from halo_lightning.data.sources import BadRows, Source
+from halo_lightning.errors import ConfigError
+from halo_lightning.evaluation.human_values.observations import Pairs, Thumbs
+from halo_lightning.evaluation.progress import Counter
+from halo_lightning.evaluation.prompts import kind_of_source
+from halo_lightning.losses import implicit_reward
+from halo_lightning.policy import completion_logps
+from halo_lightning.pretrained import load_model
+
+AT_ONCE = 64
+"""Completions whose log-probabilities are computed at one time."""
+
+Kind = Literal["auto", "thumbs", "pairs"]
+
+
+def observe(
+    feedback: str | Source | list[str | Source],
+    policy: str,
+    reference: str,
+    *,
+    beta: float = 0.1,
+    kind: Kind = "auto",
+    max_length: int = 1024,
+    max_prompt_length: int = 512,
+    device: str = "cpu",
+) -> Thumbs | Pairs:
+    """Reads feedback, and computes the implicit reward of every completion in it.
+
+    Args:
+        feedback: One or several sources of thumbs or pairs.
+        policy: The model whose implicit rewards are taken: a Hugging Face folder, a hub id or `embedded:base`.
+        reference: The model that it is compared with.
+        beta: β.
+        kind: What the feedback is; `auto` looks at its first row. As thumbs, the completions of a pair would count as
+            one up and one down, which they are not.
+        max_length: Most tokens of prompt and completion together; longer ones are cut.
+        max_prompt_length: What an overlong prompt is cut to.
+        device: Where to compute.
+
+    Raises:
+        ConfigError: Policy and reference are the same, so that all rewards are 0; or the feedback is demonstrations.
+        DataError: The feedback cannot be read.
+    """
+    if policy == reference:
+        raise ConfigError(f"policy and reference are both {policy!r}: all implicit rewards are 0")
+    sources = [Source.of(source) for source in (feedback if isinstance(feedback, list) else [feedback])]
+    if kind == "auto":
+        found = kind_of_source(sources[0], BadRows())
+        if found == "sft":
+            raise ConfigError(f"{sources[0]}: found demonstrations, expected thumbs or pairs")
+        kind = "pairs" if found == "paired" else "thumbs"
+    cls: type[FeedbackDataModule] = PairedDataModule if kind == "pairs" else UnaryDataModule
+    data = cls(
+        list(sources),
+        validation_fraction=0.0,
+        tokenizer=policy,
+        max_length=max_length,
+        max_prompt_length=max_prompt_length,
+    )
+    data.setup()
+    print(data.summary)
+    dataset = data.train_dataset
+    logps = [sequence_logps(dataset, model, device=device) for model in (policy, reference)]
+    rewards = implicit_reward(*logps, beta=beta)
+    if kind == "pairs":
+        return Pairs(rewards[::2], rewards[1::2])
+    assert dataset.desirable is not None
+    return Thumbs(rewards, torch.from_numpy(np.array(dataset.desirable)))
+
+
+@torch.no_grad()
+def sequence_logps(dataset: TokenizedDataset, model: str, *, device: str = "cpu") -> Tensor:
+    """Log π(y|x) of every completion of a data set, in its order, float64 `[sequences]`, in nats."""
+    from lightning.fabric.utilities import move_data_to_device
+
+    loaded = load_model(model).to(device).eval()
+    lengths = np.diff(dataset.offsets)
+    order = np.argsort(lengths, kind="stable")
+    logps = torch.zeros(len(lengths), dtype=torch.float64)
+    with Counter(f"log-probabilities under {model}", len(lengths)) as counter:
+        for part in np.array_split(order, -(-len(order) // AT_ONCE)):
+            sequences = move_data_to_device(dataset.sequences(part), device)
+            logps[torch.from_numpy(part)] = completion_logps(loaded, sequences).sum(-1).double().cpu()
+            counter.add(len(part))
+    return logps
