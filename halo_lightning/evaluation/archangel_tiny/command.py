@@ -91,5 +91,3 @@ def in_processes(work: Callable[[Task], Any], tasks: Sequence[Task], processes: 
     finally:
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
-
-

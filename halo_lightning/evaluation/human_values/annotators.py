@@ -13,6 +13,8 @@ from halo_lightning.errors import ConfigError
 from halo_lightning.evaluation.human_values.observations import Pairs, Ratings, Thumbs, Utility, utility
 from halo_lightning.values import KahnemanTversky, ValueFunction
 
+_MEDIAN = KahnemanTversky()
+
 
 @dataclass(frozen=True)
 class SimulatedAnnotator:
@@ -27,7 +29,7 @@ class SimulatedAnnotator:
         `SimulatedAnnotator(KahnemanTversky(alpha=0.88, lam=2.25)).thumbs(torch.randn(100), seed=1)`
     """
 
-    value_function: ValueFunction = KahnemanTversky()
+    value_function: ValueFunction = _MEDIAN
     reference_point: float = 0.0
     noise: float = 1.0
 

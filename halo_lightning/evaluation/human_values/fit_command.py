@@ -61,8 +61,8 @@ def fit_value_command(
     from halo_lightning.evaluation.human_values.telling_apart import tell_apart
     from halo_lightning.files import write_json
 
-    if simulations < 20:
-        raise ConfigError(f"simulations is {simulations}: expected 20 or more, else nothing can be rejected at 5 %")
+    if simulations < 50:
+        raise ConfigError(f"simulations is {simulations}: expected 50 or more, else nothing can be rejected at 5 %")
     observations = observe(
         feedback,
         policy,

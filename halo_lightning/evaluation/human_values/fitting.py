@@ -2,9 +2,9 @@
 
 What can be known, and what cannot (see `observations` for the model):
 
-- **The unit of value is the noise.** Answers depend on h/τ alone. Equation 6 fixes the unit of h by h(z_ref + 1) = 1, so
-  that its α, λ and τ are all identified. If rewards are measured in another unit, c·z, then τ becomes c^α·τ, and α and λ
-  stay as they are: the β of an implicit reward need not be right. The logistic form's steepness k becomes k/c.
+- **The unit of value is the noise.** Answers depend on h/τ alone. Equation 6 fixes the unit of h by h(z_ref + 1) = 1,
+  so that its α, λ and τ are all identified. If rewards are measured in another unit, c·z, then τ becomes c^α·τ, and α
+  and λ stay as they are: the β of an implicit reward need not be right. The logistic form's steepness k becomes k/c.
 - **The reference point of thumbs** is where up is as likely as down. A habit of giving thumbs up (or a public that only
   clicks when annoyed) moves it, and nothing but a guess at the bend could tell the two apart: here it *is* that point.
 - **The reference point of pairs and ratings** shows in the bend alone: with α = λ = 1 there is none, and the interval
@@ -204,7 +204,7 @@ def _own_unit(name: str, parameter: float) -> float:
 
 
 def _exponential(logarithm: float) -> float:
-    return math.exp(logarithm) if logarithm < 700 else math.inf
+    return math.inf if logarithm > 700 else math.exp(logarithm)
 
 
 def _noise(likelihood: Likelihood, maximum: Vector, point: Point, confidence: float) -> Estimate:

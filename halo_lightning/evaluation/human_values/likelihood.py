@@ -158,7 +158,8 @@ class Likelihood:
         """As `point`, less a penalty that grows outside of the region, so that the search ends there."""
         outside = parameters - np.clip(parameters, *self.region)
         penalty = (-50 * float(outside @ outside), -100 * outside, np.diag(100.0 * (outside != 0)))
-        return Point(*(a + b for a, b in zip(self.point(parameters), penalty, strict=True)))
+        point = self.point(parameters)
+        return Point(point.log_likelihood + penalty[0], point.score + penalty[1], point.information + penalty[2])
 
 
 Function = Callable[[Vector], Point]
