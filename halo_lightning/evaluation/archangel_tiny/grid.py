@@ -163,4 +163,4 @@ def sample_and_judge(cell: Cell, policy: str, folder: Path) -> None:
         device="cpu",
         batch_size=cell.prompts,
     )
-    judge_completions(str(folder / "generations.jsonl"), seed=cell.seed)
+    judge_completions(str(folder / "generations.jsonl"))  # one judge for all, so that one report can have them all
