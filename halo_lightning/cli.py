@@ -59,6 +59,10 @@ FUNCTIONS = {
         "halo_lightning.evaluation.human_values.fit_command:fit_value_command",
         "estimate a human value function from feedback and a model's implicit rewards",
     ),
+    "recover-value": (
+        "halo_lightning.evaluation.human_values.recovery:recover_values",
+        "fit simulated annotators whose value function is known, and count how often intervals cover it",
+    ),
     "methods": ("halo_lightning.methods:print_methods", "print the table of methods"),
     "compare": (
         "halo_lightning.evaluation.comparison:compare",

@@ -1,0 +1,162 @@
+"""Does fitting find what annotators were given? Bias, and how often intervals cover, over simulations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from halo_lightning.errors import ConfigError
+from halo_lightning.evaluation.human_values.annotators import Population, SimulatedAnnotator
+from halo_lightning.evaluation.human_values.fitting import Estimate, Intervals, fit_value
+from halo_lightning.evaluation.human_values.observations import Observations
+from halo_lightning.evaluation.human_values.population import fit_population
+from halo_lightning.values import KahnemanTversky
+
+SPREAD = 2.0
+"""Standard deviation of the simulated rewards, in units of the noise."""
+
+Estimates = dict[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What became of one parameter.
+
+    Attributes:
+        name: The parameter.
+        truth: What the annotators were given.
+        estimates: One for each simulation.
+    """
+
+    name: str
+    truth: float
+    estimates: list[Estimate]
+
+    @property
+    def median(self) -> float:
+        """The median of the estimates."""
+        return float(np.median([one.value for one in self.estimates]))
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """Between these is the middle half of the estimates."""
+        low, high = np.quantile([one.value for one in self.estimates], [0.25, 0.75])
+        return float(low), float(high)
+
+    @property
+    def covered(self) -> int:
+        """How many intervals contain the truth."""
+        return sum(one.low <= self.truth <= one.high for one in self.estimates)
+
+    @property
+    def coverage_interval(self) -> tuple[float, float]:
+        """The exact 95 % interval of the share of intervals that contain the truth."""
+        from scipy.stats import binomtest
+
+        interval = binomtest(self.covered, len(self.estimates)).proportion_ci(0.95, method="exact")
+        return float(interval.low), float(interval.high)
+
+
+def one_annotator(
+    kind: str, seed: int, *, answers: int, known: bool, annotator: SimulatedAnnotator, intervals: Intervals = "profile"
+) -> Estimates:
+    """Simulates the answers of one annotator, and fits.
+
+    Args:
+        kind: `thumbs`, `pairs` or `ratings`.
+        seed: Of rewards and answers.
+        answers: How many.
+        known: Whether the fit is told the reference point.
+        annotator: Who answers.
+        intervals: As in `fit_value`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    first, second = SPREAD * torch.randn(2, answers, generator=generator, dtype=torch.float64)
+    observations: Observations
+    if kind == "thumbs":
+        observations = annotator.thumbs(first, seed=seed)
+    elif kind == "pairs":
+        observations = annotator.pairs(first, second, seed=seed)
+    elif kind == "ratings":
+        observations = annotator.ratings(first, thresholds=[-4.0, -1.0, 1.0, 2.0], seed=seed)
+    else:
+        raise ConfigError(f"kind is {kind!r}: expected thumbs, pairs or ratings")
+    known_point = annotator.reference_point if known else None
+    return fit_value(observations, reference_point=known_point, intervals=intervals).estimates
+
+
+def many_annotators(seed: int, *, annotators: int, answers: int, population: Population) -> Estimates:
+    """Simulates the thumbs of a population whose reference point is known, and fits medians and spreads."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = population.annotators(annotators, seed=seed)
+    thumbs = [
+        one.thumbs(SPREAD * torch.randn(answers, generator=generator, dtype=torch.float64), seed=seed * 1000 + number)
+        for number, one in enumerate(drawn)
+    ]
+    fitted = fit_population(thumbs, reference_point=population.reference_point)
+    spreads = {f"{name} spread": estimate for name, estimate in fitted.spreads.items()}
+    return {**{f"{name} median": estimate for name, estimate in fitted.medians.items()}, **spreads}
+
+
+def recover(simulate: Callable[[int], Estimates], truth: dict[str, float], simulations: int) -> list[Recovery]:
+    """Simulates and fits over and over, with seeds from 1 on."""
+    found = [simulate(seed) for seed in range(1, simulations + 1)]
+    return [Recovery(name, value, [estimates[name] for estimates in found]) for name, value in truth.items()]
+
+
+SETTINGS: dict[str, tuple[str, bool]] = {
+    "thumbs": ("thumbs", False),
+    "thumbs, z_ref known": ("thumbs", True),
+    "pairs": ("pairs", False),
+    "pairs, z_ref known": ("pairs", True),
+    "ratings, z_ref known": ("ratings", True),
+}
+
+
+def recover_values(simulations: int = 100, answers: int = 1000, population: int = 30, out: str | None = None) -> None:
+    """Fits simulated annotators whose value function is known: what is found, and how often intervals cover it.
+
+    Args:
+        simulations: Of each kind of feedback; the intervals are 95 % profile-likelihood intervals.
+        answers: Of the annotator in each simulation.
+        population: Annotators of a population, with 100 thumbs each; 0 leaves the populations out.
+        out: A Markdown file for the table.
+    """
+    from halo_lightning.files import write_text
+
+    annotator = SimulatedAnnotator(KahnemanTversky(alpha=0.88, lam=2.25), reference_point=0.5, noise=1.0)
+    rows = [
+        "| feedback | parameter | truth | median | middle half | intervals that cover |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    print("\n".join(rows), flush=True)
+
+    def show(name: str, recoveries: list[Recovery]) -> None:
+        for one in recoveries:
+            low, high = one.quartiles
+            ends = "–".join(f"{end:.2f}" for end in one.coverage_interval)
+            share = f"{one.covered} of {len(one.estimates)} ({ends})"
+            rows.append(f"| {name} | {one.name} | {one.truth:g} | {one.median:.2f} | {low:.2f}–{high:.2f} | {share} |")
+            print(rows[-1], flush=True)
+
+    for name, (kind, known) in SETTINGS.items():
+        truth = {"alpha": 0.88, "lam": 2.25, **({} if known else {"reference_point": 0.5}), "noise": 1.0}
+
+        def simulate(seed: int, kind: str = kind, known: bool = known) -> Estimates:
+            return one_annotator(kind, seed, answers=answers, known=known, annotator=annotator)
+
+        show(name, recover(simulate, truth, simulations))
+    if population:
+        people = Population(noise_spread=0.3)
+        truth = {"alpha median": 0.88, "lam median": 2.25, "noise median": 1.0}
+        truth |= {"alpha spread": 0.2, "lam spread": 0.5, "noise spread": 0.3}
+
+        def simulate_all(seed: int) -> Estimates:
+            return many_annotators(seed, annotators=population, answers=100, population=people)
+
+        show(f"thumbs of {population} annotators", recover(simulate_all, truth, simulations))
+    if out is not None:
+        write_text(out, "\n".join(rows) + "\n")
