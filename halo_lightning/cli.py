@@ -71,10 +71,6 @@ FUNCTIONS = {
     "configs": ("halo_lightning.configurations:copy_configurations", "copy the configurations, to begin your own with"),
     "completion": ("halo_lightning.completion:completion", "print a script for tab completion in the shell"),
     "schema": ("halo_lightning.config_schema:print_schema", "print a JSON schema of configurations, for editors"),
-    "archangel-tiny": (
-        "halo_lightning.evaluation.archangel_tiny.command:archangel_tiny",
-        "train the report's grid in miniature, and say which of its findings show",
-    ),
     "curves": ("halo_lightning.figures:draw_run", "draw the curves of runs as a picture"),
 }
 

@@ -177,8 +177,8 @@ def fit_value(
     if float(observations.rewards_seen.std(correction=0)) == 0:
         raise DataError("all rewards are the same: there is nothing to estimate from")
     maximum = highest(likelihood.penalized, likelihood.starts if start is None else [start])
-    _check_noise(likelihood, maximum)
     point = likelihood.point(maximum)
+    _check(likelihood, maximum, point)
     ends = _ends(likelihood, maximum, point, confidence, intervals)
     names = [name for name in likelihood.names if not name.startswith("threshold")]
     estimates = {
@@ -190,12 +190,15 @@ def fit_value(
     return FittedValue(likelihood, maximum, point, estimates, confidence)
 
 
-def _check_noise(likelihood: Likelihood, maximum: Vector) -> None:
+def _check(likelihood: Likelihood, maximum: Vector, point: Point) -> None:
     place = likelihood.names.index(NOISE)
-    low, high = (end[place] for end in likelihood.region)
-    if maximum[place] > high - 1e-3:
+    low = likelihood.region[0][place]
+    shares = likelihood.observations.answers.bincount().double() / len(likelihood.observations)
+    # Of answers at random: as often as they come, or, in pairs, by the toss of a coin.
+    at_random = math.log(0.5) if len(shares) == 1 else float((shares * shares.clamp(min=1e-300).log()).sum())
+    if point.log_likelihood <= at_random * len(likelihood.observations):
         raise DataError("the answers do not rise with the rewards: a value function, which does, says nothing of them")
-    if maximum[place] < low + 1e-3:
+    if maximum[place] < low + 1e-3 or point.log_likelihood > -1:
         raise DataError("the rewards separate the answers without exception: noise and shape cannot be estimated")
 
 
