@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any, TypedDict
 
-from halo_lightning.data.sources.rows import Row, describe, problem, require
+from halo_lightning.data.sources.rows import Row, describe, excerpt, problem, require
 
 ROLES = ("system", "user", "assistant", "tool")
 _AFTER = {
@@ -20,6 +20,8 @@ _AFTER = {
 
 HUMAN = "\n\nHuman:"
 ASSISTANT = "\n\nAssistant:"
+_WRITTEN_LIST = re.compile(r"""\s*\[\s*\{\s*["'](role|content|from|value)["']\s*:""")
+_SHAREGPT = {"human": "user", "gpt": "assistant", "observation": "tool"}
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
@@ -55,14 +57,50 @@ def parse_dialogue(text: str) -> Conversation:
 
 def parse_messages(row: Row, key: str, value: Any) -> Conversation:
     """A list of `{"role", "content"}` messages, checked."""
+    refuse_written_list(row, key, value)
     if not isinstance(value, list):
-        raise problem(row, key, f"found {describe(value)}, expected a string or a list of messages")
+        other = "" if key == "messages" else "a string or "
+        raise problem(row, key, f"found {describe(value)}, expected {other}a list of messages")
     if not value:
         raise problem(row, key, "found an empty list, expected at least one message")
     return tuple(_parse_message(row, key, message, number) for number, message in enumerate(value, start=1))
 
 
+def refuse_written_list(row: Row, key: str, value: Any) -> None:
+    """Refuses a text that was once a list of messages: it would be learned as it is written, brackets and all.
+
+    Raises:
+        DataError: It is one.
+    """
+    if isinstance(value, str) and _WRITTEN_LIST.match(value):
+        raise problem(
+            row,
+            key,
+            f"found the text of a list of messages ({excerpt(value)}), expected the list itself (in CSV, in JSON as"
+            " json.dumps writes it)",
+        )
+
+
+def _own_names(message: Any) -> Any:
+    """A message of ShareGPT's form, `{"from": "human", "value": …}`, with the names that are used here."""
+    if not isinstance(message, dict) or "role" in message or not {"from", "value"} <= message.keys():
+        return message
+    role = message["from"]
+    return {"role": _SHAREGPT.get(role, role) if isinstance(role, str) else role, "content": message["value"]}
+
+
+def _joined_parts(content: Any) -> Any:
+    """Content that is a list of parts which are all text, as that text; anything else as it is."""
+    texts = [
+        part["text"]
+        for part in (content if isinstance(content, list) else [])
+        if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+    ]
+    return "".join(texts) if texts and len(texts) == len(content) else content
+
+
 def _parse_message(row: Row, key: str, message: Any, number: int) -> Message:
+    message = _own_names(message)
     calls = message.get("tool_calls") if isinstance(message, dict) else None
     needed = {"role"} if calls else {"role", "content"}
     if not isinstance(message, dict) or not needed <= message.keys():
@@ -72,7 +110,7 @@ def _parse_message(row: Row, key: str, message: Any, number: int) -> Message:
             f"found {describe(message)} as message {number},"
             ' expected an object such as {"role": "user", "content": "…"}',
         )
-    role, content = message["role"], message.get("content")
+    role, content = message["role"], _joined_parts(message.get("content"))
     if role not in ROLES:
         raise problem(
             row,
@@ -142,6 +180,7 @@ def parse_prompt(row: Row, key: str = "prompt") -> Conversation:
     """
     value = row.values.get(key)
     if isinstance(value, str):
+        refuse_written_list(row, key, value)
         if value.startswith(HUMAN):
             messages = parse_dialogue(value)
             if messages[-1]["role"] == "assistant" and not messages[-1]["content"].strip():
@@ -193,6 +232,7 @@ def parse_completion(row: Row, key: str, prompt: Conversation) -> str:
         value = messages[0]["content"]
     if not isinstance(value, str):
         raise problem(row, key, f"found {describe(value)}, expected a string or a list of one assistant message")
+    refuse_written_list(row, key, value)
     if not value.strip():
         raise problem(row, key, "found an empty completion, expected text")
     in_form = isinstance(row.values[key], str) and str(row.values.get("prompt")).startswith(HUMAN)

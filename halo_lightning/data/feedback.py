@@ -99,7 +99,8 @@ def parse_unary(row: Row) -> Unary:
         completion = parse_completion(row, "completion", prompt)
     label = require(row, "label", "true or false")
     if not isinstance(label, bool):
-        raise problem(row, "label", f"found {describe(label)}, expected true (desirable) or false (undesirable)")
+        hint = "; that 1 and 0 are meant, its source has to say (label.numbers)" if label in (0, 1, "0", "1") else ""
+        raise problem(row, "label", f"found {describe(label)}, expected true (desirable) or false (undesirable){hint}")
     return Unary(prompt, completion, label, _weight(row), row.file, row.line, parse_tools(row))
 
 

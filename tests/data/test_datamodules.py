@@ -357,7 +357,7 @@ def test_all_desirable_feedback_cannot_be_balanced(file: Path) -> None:
         (UnaryDataModule, [{"prompt": "a", "completion": "b", "label": 1}], "line 1, key 'label': found an integer"),
         (SFTDataModule, [{"text": "a"}], "line 1: found the keys 'text', expected demonstrations"),
         (SFTDataModule, thumbs(2, 0), "no example for training: .*left out 2 of 2 rows"),
-        (PairedDataModule, [], "the file is empty"),
+        (PairedDataModule, [], "found no row in it"),
     ],
 )
 def test_bad_rows_name_their_place(file: Path, kind: Any, rows: list, says: str) -> None:

@@ -6,6 +6,7 @@ import difflib
 import json
 import math
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from halo_lightning.data.sources.config import Label, label_key
@@ -149,7 +150,7 @@ def as_number(row: Row, key: str, value: Any) -> float:
     """
     number = _number(value) if row.kind == "text" and isinstance(value, str) else value
     try:
-        if not isinstance(number, bool) and isinstance(number, (int, float)) and math.isfinite(number):
+        if not isinstance(number, bool) and isinstance(number, (int, float, Decimal)) and math.isfinite(number):
             return float(number)
     except OverflowError:  # an integer beyond every float
         pass

@@ -38,7 +38,7 @@ class Content:
     def __enter__(self) -> Content:
         try:
             self._file = self.path.open("rb")
-            start = self._file.read(8)
+            start = self._file.read(32)
             self._file.seek(0)
         except OSError as error:
             raise DataError(f"cannot be read: {error.strerror or error}", file=self.name) from error
@@ -46,6 +46,10 @@ class Content:
         expected = COMPRESSION.get(self.path.suffix.lower())
         if expected and start and self.compression is None:
             raise DataError(f"the name ends in {self.path.suffix}, and the content is not {expected}", file=self.name)
+        if start.startswith(b"version https://git-lfs"):
+            raise DataError(
+                "found a pointer of Git LFS, expected the file itself: get it with git lfs pull", file=self.name
+            )
         for magic, what in _ARCHIVES.items():
             if start.startswith(magic):
                 raise DataError(
@@ -131,6 +135,10 @@ def decode(raw: bytes, name: str, number: int) -> str:
     try:
         return raw.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
+        if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise DataError(
+                "found text in UTF-16, expected UTF-8: convert it, for example with iconv", file=name, line=number
+            ) from error
         raise DataError(
             f"found the byte 0x{raw[error.start]:02x} at column {error.start + 1}, which is not UTF-8"
             f" ({error.reason}); expected a file in UTF-8: convert it, for example with iconv",

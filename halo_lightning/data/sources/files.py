@@ -90,6 +90,8 @@ def _check_exists(path: Path, name: str) -> None:
     if path.exists():
         return
     folder = path.parent
+    if path.is_symlink():
+        raise DataError(f"found a link to {str(path.readlink())!r}, which is not there, expected a file", file=name)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not folder.is_dir():
         raise DataError(
             f"no such file; there is no folder {str(folder)!r} either. If it is a data set of the hub, write"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from halo_lightning.data.sources.bad_rows import BadRows
 from halo_lightning.data.sources.config import Source
-from halo_lightning.data.sources.content import EXPECTED, Content
+from halo_lightning.data.sources.content import Content
 from halo_lightning.data.sources.embedded import EMBEDDED, embedded_rows
 from halo_lightning.data.sources.files import TABLES, find_files, kind_of
 from halo_lightning.data.sources.rows import Row
@@ -82,4 +82,4 @@ def _at_least_one(rows: Iterator[Row], name: str, bad: BadRows) -> Iterator[Row]
         found = True
         yield row
     if not found and bad.count == before:
-        raise DataError(f"the file is empty: {EXPECTED}", file=name)
+        raise DataError("found no row in it: it is empty, or has names of columns alone; expected some", file=name)

@@ -48,6 +48,12 @@ def json_lines(content: Content, bad: BadRows) -> Iterator[Row]:
                 DataError(f"found a blank line before the end of the file, {EXPECTED}", file=content.name, line=blank)
             )
             blank = None
+        if number == 1 and raw.strip() == b"{":
+            raise DataError(
+                f"found an object that goes on in the next line, {EXPECTED}, or an array of objects",
+                file=content.name,
+                line=1,
+            )
         try:
             row = Row(_parse(decode(raw, content.name, number), content.name, number), content.name, number)
         except DataError as error:
@@ -207,6 +213,8 @@ def csv_rows(content: Content, bad: BadRows, delimiter: str) -> Iterator[Row]:
     def texts() -> Iterator[str]:
         for number, raw in content.numbered_lines(expected):
             try:
+                if b"\x00" in raw and not raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+                    raise DataError(f"found a byte of value 0, {expected}", file=name, line=number)
                 yield decode(raw, name, number)
             except DataError as error:
                 undecodable.append(error)

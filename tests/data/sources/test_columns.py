@@ -218,7 +218,8 @@ def test_csv(tmp_path: Path) -> None:
         Unary(HI, "[No]", False, 1.0, str(path), 3),
     ]
     assert bad.first == (
-        f"{path}, line 4, key 'label': found a string (\"1\"), expected true (desirable) or false (undesirable)"
+        f"{path}, line 4, key 'label': found a string (\"1\"), expected true (desirable) or false (undesirable);"
+        " that 1 and 0 are meant, its source has to say (label.numbers)"
     )
     path.write_text("prompt,completion,label\nHi,Yes,1\nHi,No,0\n")
     examples = list(read_feedback(Source(str(path), label=Label(numbers=True)), "unary"))

@@ -64,7 +64,7 @@ def test_reads_as_a_stream(tmp_path: Path) -> None:
         pytest.param(b'{"a": 1}\n\n{"a": 2}\n', 2, "blank line", id="blank line in the middle"),
         pytest.param(b'{"a": 1}\n{"a": "\xff"}\n', 2, "0xff at column 8, which is not UTF-8", id="not UTF-8"),
         pytest.param('{"a": "é"}'.encode("latin-1"), 1, "not UTF-8", id="Latin-1"),
-        pytest.param('{"a": 1}\n'.encode("utf-16"), 1, "not UTF-8", id="UTF-16"),
+        pytest.param('{"a": 1}\n'.encode("utf-16"), 1, "found text in UTF-16", id="UTF-16"),
         pytest.param(b'{"a": 1}\n{"a": \n', 2, "not JSON", id="cut off"),
         pytest.param(b"prompt,completion,label\n", 1, "found prompt,completion,label", id="CSV"),
         pytest.param(b'{"a": 1}\n[{"a": 1}]\n', 2, "a list", id="list on a line"),
