@@ -70,9 +70,13 @@ def plan_run(
         plans.append(plan(job, estimator, counts, kinds, mfu))
         notes += [note] if note else []
     if json:
-        print(json_format.dumps({"plans": [one.as_plain_data() for one in plans], "notes": notes}, indent=2))
+        print(
+            json_format.dumps(
+                {"plans": [one.as_plain_data() for one in plans], "notes": list(dict.fromkeys(notes))}, indent=2
+            )
+        )
     else:
-        show(plans, notes)
+        show(plans, list(dict.fromkeys(notes)))
 
 
 def estimator_of(job: Job, workload: Workload, model_config: str | None = None) -> Estimator:

@@ -19,7 +19,8 @@ PLAIN_WIDTH = 120
 
 def gigabytes(size: float) -> str:
     """Bytes in GB (10⁹), with as many digits as say something."""
-    return f"{size / 1e9:.1f}" if abs(size) < 100e9 else f"{size / 1e9:,.0f}"
+    digits = 3 if 0 < abs(size) < 0.1e9 else 2 if 0 < abs(size) < 1e9 else 1 if abs(size) < 100e9 else 0
+    return f"{size / 1e9:,.{digits}f}"
 
 
 def show(plans: Sequence[Plan], notes: Sequence[str]) -> None:
@@ -33,17 +34,16 @@ def show(plans: Sequence[Plan], notes: Sequence[str]) -> None:
     console.print(_heading(last))
     for note in notes:
         console.print(f"  {note}", style="dim")
-    console.print(_memory(last, terminal))
-    console.print(_offers(last, terminal))
-    if last.changes:
-        console.print(_changes(last, terminal))
+    tables = [_memory(last, terminal), _offers(last, terminal), *([_changes(last, terminal)] if last.changes else [])]
+    for title, table in tables:
+        console.print(title, style="bold" if terminal else "")
+        console.print(table)
+    if last.not_divided:
+        console.print(f"The batch cannot be divided among {', '.join(map(str, last.not_divided))} GPUs.")
 
 
-def _table(title: str, columns: Sequence[str], terminal: bool) -> Table:
+def _table(columns: Sequence[str], terminal: bool) -> Table:
     table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold" if terminal else "",
         box=SIMPLE_HEAD if terminal else None,
         pad_edge=False,
         header_style="bold" if terminal else "",
@@ -75,8 +75,8 @@ def _in_one_line(plan: Plan) -> str:
     )
 
 
-def _memory(plan: Plan, terminal: bool) -> Table:
-    table = _table("Memory of one GPU, GB", ["GPUs", *map(str, plan.memory)], terminal)
+def _memory(plan: Plan, terminal: bool) -> tuple[str, Table]:
+    table = _table(["GPUs", *map(str, plan.memory)], terminal)
     found = [(choice, memory, asdict(memory.parts)) for choice, memory in plan.memory.values()]
     table.add_row("micro-batch", *(str(choice.micro_batch) for choice, _, _ in found))
     for part in found[0][2]:
@@ -85,20 +85,18 @@ def _memory(plan: Plan, terminal: bool) -> Table:
     table.add_row("together", *(gigabytes(memory.parts.total) for _, memory, _ in found), style="bold" * terminal)
     if any(memory.host for _, memory, _ in found):
         table.add_row("of the host, for each", *(gigabytes(memory.host) for _, memory, _ in found))
-    return table
+    return "Memory of one GPU, GB", table
 
 
-def _offers(plan: Plan, terminal: bool) -> Table:
+def _offers(plan: Plan, terminal: bool) -> tuple[str, Table]:
     title = f"Largest micro-batch that fits, tokens a second, time (at {plan.mfu:.0%} of the peak rate); or GB it needs"
-    table = _table(title, ["GPUs", *map(str, plan.memory)], terminal)
+    table = _table(["GPUs", *map(str, plan.memory)], terminal)
     rows: dict[str, list[Any]] = {}
     for offer in plan.offers:
         rows.setdefault(offer.gpu.name, []).append(_cell(offer))
     for name, cells in rows.items():
         table.add_row(name, *cells)
-    if plan.not_divided:
-        table.caption = f"the batch cannot be divided among {', '.join(map(str, plan.not_divided))}"
-    return table
+    return title, table
 
 
 def _cell(offer: Offer) -> str:
@@ -118,9 +116,9 @@ def _count(devices: int) -> str:
     return f"{devices} GPU{'s' * (devices > 1)}"
 
 
-def _changes(plan: Plan, terminal: bool) -> Table:
-    table = _table(f"What would change memory, on {_count(plan.devices)}", ["", "GB", "option"], terminal)
+def _changes(plan: Plan, terminal: bool) -> tuple[str, Table]:
+    table = _table(["", "GB", "option"], terminal)
     table.columns[2].justify = "left"
     for change in plan.changes:
         table.add_row(change.what, f"{change.bytes / 1e9:+.1f}", change.option)
-    return table
+    return f"What would change memory, on {_count(plan.devices)}", table

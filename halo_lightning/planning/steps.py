@@ -94,9 +94,8 @@ def trace_step(
         for shape in (own, second):
             if shape is not None:
                 _make(shape, numbers, ways)
-        module.models = PolicyAndReference(own.model, None if second is None else lambda: second.model)
-        if second is not None and frozen:
-            module.models.freeze(second.model)
+        model = None if second is None else second.model
+        module.models = PolicyAndReference(own.model, model if frozen or model is None else lambda: model)
         if hasattr(module, "value_head"):
             setattr(module, "value_head", None)  # noqa: B010  # of another model
         module.configure_model()
@@ -116,7 +115,8 @@ def trace_step(
                 with _autocast(numbers):
                     loss, values = module.loss_and_metrics(fake)
                 del values
-                loss.backward()
+                # Not `loss.backward()`, within which torch switches off the mode that norms need.
+                torch.autograd.backward(loss)
                 del loss
         others = sum(p.numel() for name, p in module.named_parameters() if not name.startswith("models."))
         return StepTrace(tracer.trace(), module.models.reference is not None, others)

@@ -179,6 +179,13 @@ def test_a_value_head_is_counted() -> None:
     assert step.other_weights == 2 * (64 * 64 + 64) + 64 + 1
 
 
+def test_norms_of_mixed_precision_are_computed_again_as_they_were() -> None:
+    shape, batch = shape_of(config_of("gpt_neox"), checkpointing="full"), workload().largest(1, True)
+    for weights in (torch.float32, torch.bfloat16):
+        trace = trace_step(DPO("nowhere"), shape, None, batch, Numbers(weights, torch.bfloat16)).trace
+        assert trace.moments[-1].gradients == shape.trained * weights.itemsize
+
+
 def test_mixed_precision_keeps_a_copy_of_the_weights() -> None:
     shape, batch = shape_of(config_of("llama")), workload().largest(1, True)
     mixed = trace_step(DPO("nowhere"), shape, None, batch, Numbers(torch.float32, torch.bfloat16)).trace
