@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class HaloError(Exception):
     """An error in what the user gave: data, configuration or files.
@@ -44,3 +46,18 @@ class DataError(HaloError, ValueError):
         self.file, self.line, self.key = file, line, key
         where = place(file, line, key)
         super().__init__(f"{where}: {message}" if where else message)
+
+
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def no_space(error: BaseException | None) -> str | None:
+    """What a full disk (or quota, or limit of a file's size) said, if that is what an error comes from."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            return str(error)
+        # The libraries that are written in Rust hand on the text alone.
+        if any(f"(os error {number})" in str(error) for number in NO_SPACE):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return None

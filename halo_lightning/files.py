@@ -74,6 +74,22 @@ def replaced_file(file: str | Path) -> Iterator[BinaryIO]:
         raise
 
 
+def replace_link(link: str | Path, target: str) -> None:
+    """Makes a symbolic link, or lets an existing one point elsewhere, with no moment in which there is none.
+
+    Args:
+        link: The link.
+        target: What it points to, from its own folder.
+    """
+    path = Path(link)
+    _clear_up_after_the_dead(path)
+    partial = _beside(path, "partial")
+    os.symlink(target, partial)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    os.replace(partial, path)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes a file whole or not at all."""
     with replaced_file(path) as stream:
@@ -106,7 +122,7 @@ def _clear_up_after_the_dead(target: Path) -> None:
                 continue
             if what == "old" and not target.exists():
                 os.rename(path, target)
-            elif path.is_dir():
+            elif path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,26 +13,32 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import CheckpointIO
 
 from halo_lightning.arguments import OneScreenErrors
 from halo_lightning.callbacks import (
+    ContinuedCurves,
     HuggingFaceExport,
     RewardPictures,
+    RunCheckpoint,
     RunProgressBar,
     RunReport,
     SampleCompletions,
     TensorBoardPage,
     Throughput,
 )
+from halo_lightning.checkpoints import SealedCheckpointIO, check, newest_good
 from halo_lightning.data import FeedbackDataModule
 from halo_lightning.errors import ConfigError
 from halo_lightning.export import MANIFEST, read_manifest
 from halo_lightning.modules import HaloModule
 from halo_lightning.quiet import quieten
+from halo_lightning.run_folder import LAST, RunFolder
 from halo_lightning.settings import differences, flat
+from halo_lightning.termination import ends_at_once
 
 
 @dataclass
@@ -61,18 +68,27 @@ class HaloCLI(LightningCLI):
 
     def __init__(self, args: ArgsType = None, *, stage: bool = False) -> None:
         quieten()
-        super().__init__(
-            model_class=HaloModule,
-            datamodule_class=FeedbackDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=1,
-            save_config_kwargs={"overwrite": True},
-            trainer_defaults={"callbacks": [Throughput(), RunReport(next_commands=not stage), TensorBoardPage()]},
-            auto_configure_optimizers=False,
-            parser_class=TrainingParser,
-            args=args,
-        )
+        self.stage = stage
+        with ExitStack() as self.held, ends_at_once(lambda: getattr(self, "trainer", None)):
+            super().__init__(
+                model_class=HaloModule,
+                datamodule_class=FeedbackDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                seed_everything_default=1,
+                save_config_kwargs={"overwrite": True},
+                trainer_defaults={
+                    "callbacks": [
+                        ContinuedCurves(),
+                        Throughput(),
+                        RunReport(next_commands=not stage),
+                        TensorBoardPage(),
+                    ]
+                },
+                auto_configure_optimizers=False,
+                parser_class=TrainingParser,
+                args=args,
+            )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -94,7 +110,7 @@ class HaloCLI(LightningCLI):
             default=None,
             help="A supervised finetuning to run first, if its finished export is not there.",
         )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.set_defaults({"checkpoint.save_last": "link", "checkpoint.filename": "{epoch}-{step}"})
         parser.add_lightning_class_args(HuggingFaceExport, "export")
         parser.add_lightning_class_args(SampleCompletions, "samples")
@@ -105,6 +121,9 @@ class HaloCLI(LightningCLI):
         """Parses, without the warning about arguments that come from Python."""
         self.arguments = list(args) if isinstance(args, list) else sys.argv[1:]
         self.config = parser.parse_args(self.arguments)
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning would let the settings that a checkpoint brings win over those that the user gave."""
 
     @property
     def settings(self) -> Namespace:
@@ -117,15 +136,57 @@ class HaloCLI(LightningCLI):
         settings.trainer.default_root_dir = settings.trainer.default_root_dir or str(run_dir)
         settings.checkpoint.dirpath = settings.checkpoint.dirpath or str(run_dir / "checkpoints")
         settings.export.folder = settings.export.folder or str(run_dir / "export")
-        if settings.sft_stage is not None and self.config.subcommand == "fit":
-            settings.model.init_args.policy = self.finished_stage(settings.sft_stage)
+        self.run = RunFolder(run_dir)
+        if self.config.subcommand != "fit":
+            self.find_checkpoint_to_evaluate()
+            return
+        if not self.stage:  # whoever runs a stage holds its folder
+            self.held.enter_context(self.run.locked())
+        goes_on = settings.ckpt_path == LAST
+        self.find_checkpoint_to_go_on_from()
+        if settings.sft_stage is not None:
+            settings.model.init_args.policy = self.finished_stage(settings.sft_stage, goes_on=goes_on)
             seed_everything(settings.seed_everything, workers=True, verbose=False)
+
+    def find_checkpoint_to_go_on_from(self) -> None:
+        """Looks for the checkpoint that was asked for, before anything is read or trained."""
+        settings, folder = self.settings, Path(self.settings.checkpoint.dirpath)
+        asked = settings.ckpt_path
+        plain = comparable(self.as_plain_data(settings))
+        settings.ckpt_path, notes = self.run.checkpoint(asked, folder)
+        if settings.ckpt_path is None:
+            anew = asked is None
+        else:
+            anew = asked != LAST and not self.run.is_of_this_run(settings.ckpt_path)
+            settings.ckpt_path = str(settings.ckpt_path)
+            if changed := differences(self.run.settings, plain) if self.run.settings and not anew else []:
+                notes.append(f"the run was started with other settings ({'; '.join(changed)}), and goes on with these")
+        self.run.begin(plain, anew=anew)
+        for note in notes:
+            announce(note)
+
+    def find_checkpoint_to_evaluate(self) -> None:
+        """Looks for the checkpoint of a `validate` or `test` command."""
+        settings = self.settings
+        if settings.ckpt_path == LAST:
+            folder = Path(settings.checkpoint.dirpath)
+            found = newest_good(folder, self.run.id or None)
+            if found.path is None:
+                raise ConfigError(f"{folder}: there is no whole checkpoint {list(found.damaged.values()) or ''}")
+            settings.ckpt_path = str(found.path)
+        elif settings.ckpt_path is not None:
+            settings.ckpt_path = str(check(settings.ckpt_path))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the Trainer: TensorBoard in the run's folder, a progress bar only where somebody can see it."""
         trainer = self.settings.trainer
         if trainer.logger in (None, True):
-            kwargs["logger"] = TensorBoardLogger(self.settings.run_dir, name="tensorboard", default_hp_metric=False)
+            kwargs["logger"] = TensorBoardLogger(
+                self.settings.run_dir,
+                name="tensorboard",
+                version=self.run.curves if self.config.subcommand == "fit" else None,
+                default_hp_metric=False,
+            )
         if trainer.enable_progress_bar is None:
             kwargs["enable_progress_bar"] = sys.stdout.isatty()
         own = self._get(self.config_init, "trainer.callbacks", default=None) or []
@@ -135,6 +196,12 @@ class HaloCLI(LightningCLI):
             self.trainer_defaults["callbacks"].insert(0, RunProgressBar())
         if trainer.enable_model_summary is None:
             kwargs["enable_model_summary"] = False
+        if self.settings.get("ckpt_path"):
+            kwargs["num_sanity_val_steps"] = 0  # it is not before the first step
+        plugins = self._get(self.config_init, "trainer.plugins", default=None) or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins) and "deepspeed" not in str(trainer.strategy):
+            kwargs["plugins"] = [*plugins, SealedCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:
@@ -142,6 +209,8 @@ class HaloCLI(LightningCLI):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, HuggingFaceExport):
                 callback.origin = {"settings": comparable(self.as_plain_data(self.settings))}
+            if isinstance(callback, RunCheckpoint):
+                callback.run = self.run.id
 
     def as_plain_data(self, settings: Namespace) -> dict[str, Any]:
         """Settings as they would be written to YAML."""
@@ -150,11 +219,12 @@ class HaloCLI(LightningCLI):
         )
         return dumped
 
-    def finished_stage(self, stage: SFTStage) -> str:
+    def finished_stage(self, stage: SFTStage, *, goes_on: bool) -> str:
         """The export of an SFT stage, which is run first if no finished export of it is there.
 
         Args:
             stage: The configuration of the stage and its further arguments.
+            goes_on: Whether a stage that was interrupted goes on where it was.
 
         Returns:
             The folder of the export.
@@ -163,16 +233,17 @@ class HaloCLI(LightningCLI):
         arguments = ["--config", str(config), *stage.arguments]
         settings = self._parser("fit").parse_args(arguments)
         export = Path(settings.export.folder or Path(settings.run_dir) / "export")
-        manifest = read_manifest(export)
-        if manifest is None:
-            announce(f"SFT stage: no finished export in {export}, so {config} runs first")
-            HaloCLI(args=["fit", *arguments], stage=True)
-            if read_manifest(export) is None:
-                raise ConfigError(f"{config}: this SFT stage ended without an export (no {export / MANIFEST})")
-        else:
-            changed = differences(manifest.get("settings", {}), comparable(self.as_plain_data(settings)))
-            note = f", which was made with other settings ({'; '.join(changed)}): delete it to train it again"
-            announce(f"SFT stage: the finished export in {export} is reused{note if changed else ''}")
+        with RunFolder(settings.run_dir).locked(wait=True):
+            manifest = read_manifest(export)
+            if manifest is None:
+                announce(f"SFT stage: no finished export in {export}, so {config} runs first")
+                HaloCLI(args=["fit", *arguments, *[f"--ckpt_path={LAST}"] * goes_on], stage=True)
+                if read_manifest(export) is None:
+                    raise ConfigError(f"{config}: this SFT stage ended without an export (no {export / MANIFEST})")
+            else:
+                changed = differences(manifest.get("settings", {}), comparable(self.as_plain_data(settings)))
+                note = f", which was made with other settings ({'; '.join(changed)}): delete it to train it again"
+                announce(f"SFT stage: the finished export in {export} is reused{note if changed else ''}")
         return str(export)
 
     def find_config(self, name: str) -> Path:

@@ -1,5 +1,7 @@
 """Lightning callbacks: none of them is known to a module or to the Trainer's loop."""
 
+from halo_lightning.callbacks.checkpoint import RunCheckpoint
+from halo_lightning.callbacks.curves import ContinuedCurves
 from halo_lightning.callbacks.export import HuggingFaceExport
 from halo_lightning.callbacks.pictures import RewardPictures
 from halo_lightning.callbacks.progress import RunProgressBar
@@ -9,8 +11,10 @@ from halo_lightning.callbacks.tensorboard import TensorBoardPage
 from halo_lightning.callbacks.throughput import Throughput
 
 __all__ = [
+    "ContinuedCurves",
     "HuggingFaceExport",
     "RewardPictures",
+    "RunCheckpoint",
     "RunProgressBar",
     "RunReport",
     "SampleCompletions",

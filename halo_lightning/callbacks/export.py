@@ -27,6 +27,27 @@ class HuggingFaceExport(L.Callback):
     def __init__(self, folder: str | None = None) -> None:
         self.folder = folder
         self.origin: dict[str, Any] = {}
+        self._exported = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Sees to it that a run that goes on where there is nothing left to train is exported, too."""
+        if stage != "fit":
+            return
+        loop = trainer.fit_loop
+        run = type(loop).run
+        self._exported = False
+
+        def run_and_export() -> None:
+            run(loop)
+            if not self._exported:  # Lightning skips all hooks of training then
+                self.on_train_end(trainer, pl_module)
+
+        loop.run = run_and_export  # type: ignore[method-assign]
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Takes that away."""
+        if stage == "fit":
+            vars(trainer.fit_loop).pop("run", None)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Gathers the weights (every process takes part) and writes the folder (one process does)."""
@@ -49,3 +70,4 @@ class HuggingFaceExport(L.Callback):
                 },
             )
         trainer.strategy.barrier("export")
+        self._exported = True

@@ -371,6 +371,8 @@ class FeedbackDataModule(L.LightningDataModule):
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
+            # Its own: iterating draws a number, which would not be drawn again where a run goes on in an epoch.
+            "generator": torch.Generator(),
         }
 
 

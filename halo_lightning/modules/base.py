@@ -30,6 +30,7 @@ from halo_lightning.errors import ConfigError
 from halo_lightning.forward import Checkpointing, plain, target_logps
 from halo_lightning.losses import humanline_clip
 from halo_lightning.metrics import MeanLoss
+from halo_lightning.modules import resuming
 from halo_lightning.optimization import LinearWarmup
 from halo_lightning.policy import PolicyAndReference, ReferenceMode, without_adapter
 from halo_lightning.pretrained import DType, Task, resolve_path
@@ -139,6 +140,7 @@ class HaloModule(L.LightningModule):
         self._logged_at = 0
         self.latest: dict[str, Tensor] = {}
         """What the metrics were last updated with, for callbacks that look at single examples."""
+        self._resumed: dict[str, Any] | None = None
         self.training_metrics = self.metrics()
         self.validation_metrics = self.metrics().clone(prefix="val/")
 
@@ -328,6 +330,7 @@ class HaloModule(L.LightningModule):
             if isinstance(config.scheduler, LinearWarmup):
                 steps = self.trainer.estimated_stepping_batches
                 config.scheduler.prepare(int(steps) if 0 <= steps < float("inf") else None)
+        self._go_on()
 
     # --- training --------------------------------------------------------------------------------------------------
 
@@ -375,7 +378,7 @@ class HaloModule(L.LightningModule):
         self.validation_metrics.reset()
         if not self.trainer.sanity_checking:
             self.log_dict(values, sync_dist=True)
-        elif self.trainer.num_sanity_val_steps == float("inf"):
+        elif self.trainer.num_sanity_val_steps == float("inf") and not self.trainer.global_step:
             for logger in self.trainer.loggers:
                 logger.log_metrics({name: float(value) for name, value in values.items()}, step=0)
 
@@ -398,7 +401,7 @@ class HaloModule(L.LightningModule):
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Notes what an export needs beside the weights."""
+        """Notes what an export needs beside the weights, and what going on needs beside Lightning's own state."""
         checkpoint["halo_lightning"] = {
             "module": type(self).__name__,
             "task": self.task,
@@ -407,6 +410,23 @@ class HaloModule(L.LightningModule):
             "config": plain(self.pair.policy).config.to_dict(),
             "lora": None if self.lora is None else asdict(self.lora),
         }
+        checkpoint[resuming.STATE] = {
+            "metrics": resuming.metric_states(self.training_metrics),
+            "random": resuming.random_state(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Checks that the checkpoint is of this method and model; what it notes is taken up when training goes on."""
+        config = plain(self.pair.policy).config.to_dict()
+        resuming.check_is_of(checkpoint.get("halo_lightning"), type(self).__name__, config)
+        self._resumed = checkpoint.get(resuming.STATE)
+
+    def _go_on(self) -> None:
+        """Takes up metrics and random numbers where a checkpoint left them."""
+        state, self._resumed = self._resumed, None
+        if state is not None:
+            resuming.restore_metrics(self.training_metrics, state["metrics"], here=self.trainer.is_global_zero)
+            resuming.restore_random_state(state["random"])
 
 
 def is_distributed() -> bool:

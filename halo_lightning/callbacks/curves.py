@@ -1,0 +1,97 @@
+"""TensorBoard curves that have no point twice, and none missing, where a run was interrupted and goes on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from halo_lightning.checkpoints import RUN
+from halo_lightning.files import replaced_file
+
+PATTERN = "*tfevents*"
+
+
+class ContinuedCurves(L.Callback):
+    """Notes in every checkpoint how far the event files were written, and takes them back to there when it goes on.
+
+    What an interrupted run logged after its last checkpoint is computed and logged again by the run that goes on. A
+    run that goes on elsewhere (another folder, or a new TensorBoard version) gets a copy of the curves up to there.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[Path, set[str]] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Looks at what earlier processes have written, before this one writes."""
+        if stage == "fit" and trainer.is_global_zero:
+            folders = [Path(logger.log_dir) for logger in _loggers(trainer)]
+            self._found = {folder: {path.name for path in folder.glob(PATTERN)} for folder in folders}
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Removes what a run had logged before its first checkpoint, where it starts from the beginning again."""
+        if trainer.is_global_zero and trainer.ckpt_path is None:
+            for folder, names in self._found.items():
+                for name in names:
+                    (folder / name).unlink(missing_ok=True)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Brings what was logged to disk, and notes how much that is."""
+        if trainer.is_global_zero:
+            checkpoint.setdefault(RUN, {})["curves"] = [_written(logger) for logger in _loggers(trainer)]
+
+    @rank_zero_only
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Takes the event files back to where the checkpoint was made."""
+        if trainer.state.fn != "fit":
+            return
+        for noted, logger in zip(checkpoint.get(RUN, {}).get("curves", []), _loggers(trainer), strict=False):
+            target = Path(logger.log_dir)
+            source = Path(noted["folder"]) if Path(noted["folder"]).is_dir() else target  # a run that was moved
+            for name in self._found.get(target, set()) - noted["files"].keys():
+                (target / name).unlink(missing_ok=True)
+            for name, size in noted["files"].items():
+                _copy_start(source / Path(name).name, target / Path(name).name, size)
+
+    @rank_zero_only
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Tells a TensorBoard that is looking on to forget the points that come again."""
+        if not trainer.global_step:
+            return
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        for logger in _loggers(trainer):
+            step = trainer.fit_loop.epoch_loop._batches_that_stepped
+            event = Event(session_log=SessionLog(status=SessionLog.START), step=step)
+            logger.experiment.file_writer.add_event(event)
+
+
+def _loggers(trainer: L.Trainer) -> list[TensorBoardLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def _written(logger: TensorBoardLogger) -> dict[str, Any]:
+    """The event files of a logger, and how many bytes of each are on disk now."""
+    logger.experiment.flush()
+    sizes = {}
+    for path in sorted(Path(logger.log_dir).glob(PATTERN)):
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+        sizes[path.name] = path.stat().st_size
+    return {"folder": os.path.abspath(logger.log_dir), "files": sizes}
+
+
+def _copy_start(source: Path, target: Path, size: int) -> None:
+    """Copies the first bytes of a file, also onto itself."""
+    if not source.is_file() or (source == target and source.stat().st_size == size):
+        return
+    with source.open("rb") as old, replaced_file(target) as new:
+        while size > 0 and (part := old.read(min(size, 2**20))):
+            new.write(part)
+            size -= len(part)
+    shutil.copystat(source, target)
