@@ -130,10 +130,13 @@ class RunFolder:
             notes.append(f"going on from {found.path}")
         return found.path, notes
 
-    def is_of_this_run(self, checkpoint: Path) -> bool:
-        """Whether a checkpoint is one of this run."""
-        seal = read_seal(checkpoint.resolve())
-        return bool(self.id) and seal is not None and seal.run == self.id
+    def is_where_it_ended(self, checkpoint: Path) -> bool:
+        """Whether a checkpoint is the newest one of this run: from an older one on, it becomes another run."""
+        path = checkpoint.resolve()
+        seal = read_seal(path)
+        if not self.id or seal is None or seal.run != self.id:
+            return False
+        return newest_good(path.parent, self.id).path == path
 
 
 def _of_an_earlier_run(folder: Path) -> list[str]:

@@ -131,12 +131,10 @@ class HaloCLI(LightningCLI):
         return self.config[self.config.subcommand]
 
     def before_instantiate_classes(self) -> None:
-        """Puts everything that the run writes into its folder, and runs the SFT stage first where one is due."""
-        settings, run_dir = self.settings, Path(self.settings.run_dir)
-        settings.trainer.default_root_dir = settings.trainer.default_root_dir or str(run_dir)
-        settings.checkpoint.dirpath = settings.checkpoint.dirpath or str(run_dir / "checkpoints")
-        settings.export.folder = settings.export.folder or str(run_dir / "export")
-        self.run = RunFolder(run_dir)
+        """Takes hold of the run's folder, finds where it goes on, and runs the SFT stage first where one is due."""
+        self.fill_in_paths()
+        settings = self.settings
+        self.run = RunFolder(settings.run_dir)
         if self.config.subcommand != "fit":
             self.find_checkpoint_to_evaluate()
             return
@@ -148,6 +146,13 @@ class HaloCLI(LightningCLI):
             settings.model.init_args.policy = self.finished_stage(settings.sft_stage, goes_on=goes_on)
             seed_everything(settings.seed_everything, workers=True, verbose=False)
 
+    def fill_in_paths(self) -> None:
+        """Puts everything that the run writes into its folder."""
+        settings, run_dir = self.settings, Path(self.settings.run_dir)
+        settings.trainer.default_root_dir = settings.trainer.default_root_dir or str(run_dir)
+        settings.checkpoint.dirpath = settings.checkpoint.dirpath or str(run_dir / "checkpoints")
+        settings.export.folder = settings.export.folder or str(run_dir / "export")
+
     def find_checkpoint_to_go_on_from(self) -> None:
         """Looks for the checkpoint that was asked for, before anything is read or trained."""
         settings, folder = self.settings, Path(self.settings.checkpoint.dirpath)
@@ -157,7 +162,7 @@ class HaloCLI(LightningCLI):
         if settings.ckpt_path is None:
             anew = asked is None
         else:
-            anew = asked != LAST and not self.run.is_of_this_run(settings.ckpt_path)
+            anew = asked != LAST and not self.run.is_where_it_ended(settings.ckpt_path)
             settings.ckpt_path = str(settings.ckpt_path)
             if changed := differences(self.run.settings, plain) if self.run.settings and not anew else []:
                 notes.append(f"the run was started with other settings ({'; '.join(changed)}), and goes on with these")
@@ -302,9 +307,7 @@ class ReadRun(HaloCLI):
 
     def before_instantiate_classes(self) -> None:
         """Fills in where things are."""
-        stage, self.settings.sft_stage = self.settings.sft_stage, None
-        super().before_instantiate_classes()
-        self.settings.sft_stage = stage
+        self.fill_in_paths()
 
     def instantiate_classes(self) -> None:
         """Makes the data module alone; it has read nothing yet."""

@@ -24,21 +24,13 @@ class ContinuedCurves(L.Callback):
     run that goes on elsewhere (another folder, or a new TensorBoard version) gets a copy of the curves up to there.
     """
 
-    def __init__(self) -> None:
-        self._found: dict[Path, set[str]] = {}
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Looks at what earlier processes have written, before this one writes."""
-        if stage == "fit" and trainer.is_global_zero:
-            folders = [Path(logger.log_dir) for logger in _loggers(trainer)]
-            self._found = {folder: {path.name for path in folder.glob(PATTERN)} for folder in folders}
-
+    @rank_zero_only
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Removes what a run had logged before its first checkpoint, where it starts from the beginning again."""
-        if trainer.is_global_zero and trainer.ckpt_path is None:
-            for folder, names in self._found.items():
-                for name in names:
-                    (folder / name).unlink(missing_ok=True)
+        if trainer.ckpt_path is None:
+            for logger in _loggers(trainer):
+                for path in _of_earlier_processes(logger):
+                    path.unlink()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Brings what was logged to disk, and notes how much that is."""
@@ -53,8 +45,9 @@ class ContinuedCurves(L.Callback):
         for noted, logger in zip(checkpoint.get(RUN, {}).get("curves", []), _loggers(trainer), strict=False):
             target = Path(logger.log_dir)
             source = Path(noted["folder"]) if Path(noted["folder"]).is_dir() else target  # a run that was moved
-            for name in self._found.get(target, set()) - noted["files"].keys():
-                (target / name).unlink(missing_ok=True)
+            for path in _of_earlier_processes(logger):
+                if path.name not in noted["files"]:
+                    path.unlink()
             for name, size in noted["files"].items():
                 _copy_start(source / Path(name).name, target / Path(name).name, size)
 
@@ -73,6 +66,12 @@ class ContinuedCurves(L.Callback):
 
 def _loggers(trainer: L.Trainer) -> list[TensorBoardLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def _of_earlier_processes(logger: TensorBoardLogger) -> list[Path]:
+    """The event files of a logger but its own, which Lightning opens before any hook is called."""
+    own = Path(logger.experiment.file_writer.event_writer._file_name).name
+    return [path for path in Path(logger.log_dir).glob(PATTERN) if path.name != own]
 
 
 def _written(logger: TensorBoardLogger) -> dict[str, Any]:

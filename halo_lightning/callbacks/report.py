@@ -45,7 +45,8 @@ class RunReport(L.Callback):
         self._began = time.perf_counter()
         if isinstance(pl_module, HaloModule):
             say(f"{type(pl_module).__name__} on {pl_module.policy_path}", header(trainer, pl_module))
-            log_data(trainer)
+            if trainer.ckpt_path is None:  # a run that goes on has it in its curves
+                log_data(trainer)
 
     @rank_zero_only
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
