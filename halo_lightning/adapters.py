@@ -60,9 +60,8 @@ def has_adapter(model: Any) -> bool:
     return hasattr(model, "peft_config")
 
 
-def merged(model: Any) -> PreTrainedModel:
-    """A copy of the model whose weights have the adapter in them; the model itself where it has none."""
-    import copy
-
-    result: PreTrainedModel = copy.deepcopy(model).merge_and_unload() if has_adapter(model) else model
-    return result
+def keep_adapter_alone(state: dict[str, Any], prefix: str) -> None:
+    """Takes out of a state what an adapter does not change: it is where the policy was loaded from."""
+    for name in [name for name in state if name.startswith(prefix)]:
+        if ".lora_" not in name and ".modules_to_save." not in name:
+            del state[name]

@@ -39,7 +39,8 @@ def config_schema() -> JSONSchema:
     from lightning.pytorch import Trainer
     from lightning.pytorch.callbacks import ModelCheckpoint
 
-    from halo_lightning.callbacks import HuggingFaceExport, RewardPictures, SampleCompletions
+    from halo_lightning.callbacks import HuggingFaceExport, RewardPictures, SampleCompletions, ValidateEvery
+    from halo_lightning.composition import INCLUDE
     from halo_lightning.training_cli import SFTStage, training_parser
 
     groups: dict[str, JSONSchema] = {
@@ -48,6 +49,7 @@ def config_schema() -> JSONSchema:
         "export": settings_of(HuggingFaceExport),
         "pictures": settings_of(RewardPictures),
         "samples": settings_of(SampleCompletions),
+        "validate_every": settings_of(ValidateEvery),
         "model": one_of_classes(_public("modules")),
         "data": one_of_classes(_public("data")),
     }
@@ -67,6 +69,11 @@ def config_schema() -> JSONSchema:
             properties[key] = {"type": ["object", "string"], "properties": {name: {} for name in default}}
         else:
             properties[key] = {"description": described.get(key, ""), **({"default": default} if default else {})}
+    properties[INCLUDE] = {
+        "type": "array",
+        "items": {"type": "string"},
+        "description": "Other configurations that come before this one, relative to it: `halo_lightning.composition`.",
+    }
     properties["sft_stage"] = {"anyOf": [of_type(SFTStage), {"type": ["string", "null"]}]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -42,13 +42,13 @@ class Ways(NamedTuple):
 
 def last_hidden_states(model: PreTrainedModel, sequences: Sequences) -> Tensor:
     """What the output embedding of a model is applied to, `[T, H]`, in the order of `sequences.input_ids`."""
-    return _hidden_states(plain(model), sequences, ways_of(model).packed)
+    return _hidden_states(plain(model), sequences, ways_of(model, sequences.input_ids.device).packed)
 
 
 def predicting_states(model: PreTrainedModel, sequences: Sequences) -> Tensor:
     """The last hidden states from which the targets are predicted, `[K, H]`."""
-    bare = plain(model)
-    return _hidden_states(bare, sequences, ways_of(model).packed, of_predictors=True)[sequences.predictors]
+    packed = ways_of(model, sequences.input_ids.device).packed
+    return _hidden_states(plain(model), sequences, packed, of_predictors=True)[sequences.predictors]
 
 
 def target_logps(model: PreTrainedModel, sequences: Sequences, states: Tensor | None = None) -> Tensor:
@@ -62,7 +62,7 @@ def target_logps(model: PreTrainedModel, sequences: Sequences, states: Tensor | 
     Returns:
         float32 `[K]` (float64 where the model is), in nats.
     """
-    if not ways_of(model).head:
+    if not ways_of(model, sequences.input_ids.device).head:
         logits = _plain_logits(model, sequences)
         return logits.log_softmax(-1).gather(-1, sequences.targets[:, None])[:, 0]
     if states is None:
@@ -286,7 +286,7 @@ def _keep_what_is_dear(_: Any, operation: Any, *arguments: Any, **__: Any) -> Ch
 # --- making sure ---------------------------------------------------------------------------------------------------
 
 
-_WAYS = "_halo_ways"
+_WAYS, _PADDED = "_halo_ways", "_halo_padded"
 
 
 def run_as(model: Any, ways: Ways, kernel: bool | None = None) -> None:
@@ -305,26 +305,30 @@ def run_as(model: Any, ways: Ways, kernel: bool | None = None) -> None:
 
 def pad_rows(model: Any) -> None:
     """Lets a model be run in padded rows, whether or not it can do without padding."""
-    setattr(plain(model), _WAYS, _try_out(plain(model), packed=False))
+    setattr(plain(model), _PADDED, True)
 
 
-def ways_of(model: Any) -> Ways:
-    """How a causal language model, or a sequence classifier, is run; it is tried out the first time."""
+def ways_of(model: Any, device: torch.device | None = None) -> Ways:
+    """How a causal language model, or a sequence classifier, is run; it is tried out the first time.
+
+    Args:
+        model: The model.
+        device: Where it computes; None is where its weights are.
+    """
     bare = plain(model)
     if not hasattr(bare, _WAYS):
-        setattr(bare, _WAYS, _try_out(bare, packed=True))
+        setattr(bare, _WAYS, _try_out(bare, not hasattr(bare, _PADDED), device or bare.device))
     ways: Ways = getattr(bare, _WAYS)
     return ways
 
 
 @torch.no_grad()
-def _try_out(model: PreTrainedModel, packed: bool) -> Ways:
-    device, vocabulary = model.device, vocabulary_of(model)
-    was_training = model.training
+def _try_out(model: PreTrainedModel, packed: bool, device: torch.device) -> Ways:
+    vocabulary, was_training = vocabulary_of(model), model.training
     model.eval()
     try:
         alone = [_alone(model, ids.to(device)) for ids in _trial(vocabulary).rows]
-        reason = _why_not_packed(model, [states for states, _ in alone]) if packed else "it was asked not to"
+        reason = _why_not_packed(model, [states for states, _ in alone], device) if packed else "it was asked not to"
         states, logits = alone[0]
         head = logits is None or _close(Head(model)(states), logits, 1.0)
     finally:
@@ -363,9 +367,9 @@ def _alone(model: PreTrainedModel, ids: Tensor) -> tuple[Tensor, Tensor | None]:
     return states, model(input_ids=ids[None], use_cache=False).logits[0]
 
 
-def _why_not_packed(model: PreTrainedModel, alone: list[Tensor]) -> str | None:
+def _why_not_packed(model: PreTrainedModel, alone: list[Tensor], device: torch.device) -> str | None:
     """None if a flat row gives the hidden states that each sequence has alone, else what is wrong with it."""
-    vocabulary, device = vocabulary_of(model), model.device
+    vocabulary = vocabulary_of(model)
     before = model.config._attn_implementation
     try:
         attend_within_segments(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from halo_lightning.adapters import LoRA, add_adapter, has_adapter
+from halo_lightning.adapters import LoRA, add_adapter, has_adapter, keep_adapter_alone
 from halo_lightning.data.batches import Sequences
 from halo_lightning.errors import ConfigError
 from halo_lightning.forward import Checkpointing, checkpoint_activations, pad_rows, target_logps
@@ -34,6 +35,33 @@ def completion_logps(model: PreTrainedModel, sequences: Sequences) -> Tensor:
     return sequences.table(target_logps(model, sequences))
 
 
+class FrozenModel(nn.Module):
+    """A model that gives log-probabilities and is never trained.
+
+    Args:
+        model: A causal language model.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def forward(self, sequences: Sequences) -> Tensor:
+        """Log-probability of every target, float32 `[K]`."""
+        return target_logps(self.model, sequences)
+
+
+Build = Callable[[Callable[[], nn.Module], bool], Any]
+"""Builds a module by a function, as a strategy wants it that spreads weights over processes: called with the function,
+and with whether the module stays as it is and is not trained."""
+
+
+def build_whole(build: Callable[[], nn.Module], frozen: bool) -> Any:
+    """Builds a module whole, in this process."""
+    return build()
+
+
 class PolicyAndReference(nn.Module):
     """A trainable policy beside the reference that it is compared with.
 
@@ -43,25 +71,36 @@ class PolicyAndReference(nn.Module):
 
     Args:
         policy: The model to train.
-        reference: The model to stay close to: never trained, never saved. It may also be a function that loads it.
-            None where the method needs none, or the policy has an adapter.
+        reference: The model to stay close to: never trained, never saved. It may also be a function that loads it, as
+            a `FrozenModel`. None where the method needs none, or the policy has an adapter.
     """
 
     def __init__(
-        self, policy: PreTrainedModel, reference: PreTrainedModel | Callable[[], PreTrainedModel] | None = None
+        self, policy: PreTrainedModel, reference: PreTrainedModel | Callable[[], nn.Module] | None = None
     ) -> None:
         super().__init__()
         self.policy = policy
         self._versions: list[int] | None = self._weight_versions()
-        self._frozen: nn.Module | None = None
-        self._load_reference: Callable[[], PreTrainedModel] | None = None
+        # No submodule: it is not saved beside the policy, nobody's optimizer sees it, and a strategy that spreads
+        # weights over processes does so with it apart from the policy.
+        self._frozen: tuple[nn.Module, ...] = ()
+        self._load_reference: Callable[[], nn.Module] | None = None
         if isinstance(reference, nn.Module):
-            self.freeze(reference)
+            self._frozen = (FrozenModel(reference),)
         else:
             self._load_reference = reference
-        # The reference is read from where it came from, and never saved beside the policy.
-        self.register_state_dict_post_hook(_forget_reference)
+        self.state_is_whole = False
+        """Whether a state has the weights that an adapter does not change, too: FSDP needs it to be so."""
+        self.register_state_dict_post_hook(_what_is_trained)
         self.register_load_state_dict_post_hook(_after_loading)
+
+    def forward(self, compute: Callable[..., Any], *arguments: Any) -> Any:
+        """Runs a computation in which the policy takes part.
+
+        A strategy that spreads its weights over processes gathers them for as long as that takes: FSDP2 does it in
+        the forward pass of this module.
+        """
+        return compute(*arguments)
 
     @classmethod
     def load(
@@ -77,6 +116,7 @@ class PolicyAndReference(nn.Module):
         packing: bool = True,
         lora: LoRA | None = None,
         activation_checkpointing: Checkpointing = "auto",
+        build: Build = build_whole,
     ) -> PolicyAndReference:
         """Loads both from folders or hub ids.
 
@@ -92,6 +132,7 @@ class PolicyAndReference(nn.Module):
             packing: Whether sequences are computed without padding where the model can do that.
             lora: The adapter to train instead of the weights; None trains the weights.
             activation_checkpointing: Which activations of the policy are computed again in the backward pass.
+            build: How modules are built, of which a process may get only a part.
         """
 
         def load(path: str) -> PreTrainedModel:
@@ -100,17 +141,18 @@ class PolicyAndReference(nn.Module):
                 pad_rows(model)
             return model
 
-        model = load(policy)
-        checkpoint_activations(model, activation_checkpointing)
-        if lora is not None:
-            model = add_adapter(model, lora, task)
-        if not needs_reference or reference_mode == "adapter":
-            return cls(model)
-        if reference_mode == "cached" and lora is not None and reference in (None, policy):
-            return cls(model)
-        pair = cls(model, lambda: load(policy if reference is None else reference))
-        if reference_mode == "frozen":
-            pair.freeze(pair.loaded_reference())
+        def load_pair() -> PolicyAndReference:
+            model = load(policy)
+            checkpoint_activations(model, activation_checkpointing)
+            return cls(model if lora is None else add_adapter(model, lora, task))
+
+        pair: PolicyAndReference = build(load_pair, False)
+        own_adapter = lora is not None and reference in (None, policy)
+        if needs_reference and reference_mode != "adapter" and not (reference_mode == "cached" and own_adapter):
+            path = policy if reference is None else reference
+            pair._load_reference = lambda: build(lambda: FrozenModel(load(path)), True)
+            if reference_mode == "frozen":
+                pair.freeze()
         return pair
 
     def _weight_versions(self) -> list[int]:
@@ -126,27 +168,39 @@ class PolicyAndReference(nn.Module):
         """Notes that the policy's weights are not those that it was loaded with any more."""
         self._versions = None
 
+    def weights_are_loaded(self) -> None:
+        """Notes that the weights, as they are now, are those that were loaded."""
+        self._versions = self._weight_versions()
+
     @property
     def reference(self) -> PreTrainedModel | None:
         """The frozen model, where there is one in memory."""
-        return self._frozen
+        frozen: Any = self._frozen[0] if self._frozen else None
+        return None if frozen is None else frozen.model
 
-    def freeze(self, model: PreTrainedModel) -> None:
-        """Takes a model for the reference."""
-        self._frozen = model.requires_grad_(False).eval()
+    def freeze(self) -> nn.Module:
+        """The frozen model, which is loaded if it is not in memory, and stays there."""
+        if not self._frozen:
+            self._frozen = (self.loaded_reference(),)
+        return self._frozen[0]
 
-    def loaded_reference(self) -> PreTrainedModel:
-        """The reference, newly loaded to the policy's device."""
+    def loaded_reference(self) -> nn.Module:
+        """The reference, newly loaded to the policy's device; it gives the log-probabilities of sequences.
+
+        Raises:
+            ConfigError: There is none.
+        """
         if self._load_reference is None:
             raise ConfigError("this module was built without a reference")
-        device = next(self.policy.parameters()).device
-        return self._load_reference().requires_grad_(False).eval().to(device)
+        model = self._load_reference()
+        return model if is_spread(model) else model.to(next(self.policy.parameters()).device)
 
-    def train(self, mode: bool = True) -> PolicyAndReference:
-        """Sets the policy's mode; the reference stays in evaluation mode."""
-        super().train(mode)
-        if self._frozen is not None:
-            self._frozen.eval()
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PolicyAndReference:
+        """To another device or dtype, with the reference; what is spread over processes is where it has to be."""
+        super()._apply(fn, recurse)
+        for model in self._frozen:
+            if not is_spread(model):
+                model._apply(fn, recurse)
         return self
 
     def policy_token_logps(self, sequences: Sequences) -> Tensor:
@@ -158,13 +212,10 @@ class PolicyAndReference(nn.Module):
         """Reference log-probabilities, float32 `[R, C]`, 0 where a completion has no token, without gradient."""
         if sequences.reference_logps is not None:
             return sequences.table(sequences.reference_logps)
-        if has_adapter(self.policy) and self._load_reference is None and self._frozen is None:
+        if has_adapter(self.policy) and self._load_reference is None and not self._frozen:
             with without_adapter(self.policy):
                 return completion_logps(self.policy, sequences)
-        if self._frozen is None:
-            self.freeze(self.loaded_reference())
-        assert self._frozen is not None
-        return completion_logps(self._frozen, sequences)
+        return sequences.table(self.freeze()(sequences))
 
     def policy_logps(self, sequences: Sequences) -> Tensor:
         """Log π_θ(y|x) of each sequence, float32 `[R]`, in nats."""
@@ -181,11 +232,20 @@ def without_adapter(model: Any) -> AbstractContextManager[None]:
     return context
 
 
-def _forget_reference(module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
-    for name in [name for name in state if name.startswith(f"{prefix}_frozen.")]:
-        del state[name]
+def is_spread(module: nn.Module) -> bool:
+    """Whether a module's weights are spread over processes."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # which takes time to import
+    return fsdp is not None and isinstance(module, (fsdp.FSDPModule, fsdp.FullyShardedDataParallel))
+
+
+def _what_is_trained(module: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    if has_adapter(module.policy) and not module.state_is_whole:
+        keep_adapter_alone(state, f"{prefix}policy.")
 
 
 def _after_loading(module: Any, incompatible: Any) -> None:
     module.training_begins()
-    incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if "_frozen." not in name]
+    if has_adapter(module.policy):
+        missing = dict.fromkeys(incompatible.missing_keys)
+        keep_adapter_alone(missing, "")
+        incompatible.missing_keys[:] = missing

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import nn
 
 from halo_lightning.errors import ConfigError
@@ -59,7 +61,7 @@ def model_class(task: Task) -> Any:
 def load_model(
     path_or_id: str, task: Task = "causal", *, dtype: DType = "float32", attention: str | None = None
 ) -> PreTrainedModel:
-    """Loads a model in training mode, with its dropout switched off.
+    """Loads a model in training mode, with its dropout switched off; its shapes alone where the device is "meta".
 
     Dropout would make the policy differ from its own reference at step 0, and the implicit reward a random number.
 
@@ -79,15 +81,9 @@ def load_model(
     verbosity = logging.get_verbosity()
     if task == "reward":
         logging.set_verbosity_error()  # that the new head is not in the file is no news
+    load = _load_shapes if torch.get_default_device().type == "meta" else _load_weights
     try:
-        model = model_class(task).from_pretrained(
-            path,
-            dtype=dtype,
-            attn_implementation=attention,
-            trust_remote_code=False,
-            use_safetensors=True,
-            **options,
-        )
+        model = load(model_class(task), path, dtype, attn_implementation=attention, **options)
     except (OSError, ValueError) as error:
         raise ConfigError(f"the model {path_or_id!r} could not be loaded: {_first_line(error)}") from error
     finally:
@@ -95,6 +91,29 @@ def load_model(
     switch_dropout_off(model)
     model.config.use_cache = False
     return model.train()
+
+
+def _load_weights(kind: Any, path: str, dtype: DType, **options: Any) -> PreTrainedModel:
+    model: PreTrainedModel = kind.from_pretrained(
+        path, dtype=dtype, trust_remote_code=False, use_safetensors=True, **options
+    )
+    return model
+
+
+def _load_shapes(kind: Any, path: str, dtype: DType, **options: Any) -> PreTrainedModel:
+    """What `_load_weights` gives, with no values."""
+    from transformers import AutoConfig, GenerationConfig
+
+    settings = {key: options.pop(key) for key in ("num_labels",) if key in options}
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False, **settings)
+    stored = config.dtype or torch.float32
+    model: PreTrainedModel = kind.from_config(
+        config, dtype=stored if dtype == "auto" else getattr(torch, dtype), trust_remote_code=False, **options
+    )
+    if model.can_generate():
+        with suppress(OSError):  # not every model has one
+            model.generation_config = GenerationConfig.from_pretrained(path)
+    return model
 
 
 def switch_dropout_off(model: nn.Module) -> None:

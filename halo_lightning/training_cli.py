@@ -11,12 +11,12 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.io import CheckpointIO
 
 from halo_lightning.arguments import OneScreenErrors
 from halo_lightning.callbacks import (
@@ -29,8 +29,10 @@ from halo_lightning.callbacks import (
     SampleCompletions,
     TensorBoardPage,
     Throughput,
+    ValidateEvery,
 )
-from halo_lightning.checkpoints import SealedCheckpointIO, check, newest_good
+from halo_lightning.checkpoints import check, newest_good
+from halo_lightning.composition import composed, is_composed
 from halo_lightning.data import FeedbackDataModule
 from halo_lightning.errors import ConfigError
 from halo_lightning.export import MANIFEST, read_manifest
@@ -38,6 +40,7 @@ from halo_lightning.modules import HaloModule
 from halo_lightning.quiet import quieten
 from halo_lightning.run_folder import LAST, RunFolder
 from halo_lightning.settings import differences, flat
+from halo_lightning.strategies.reading import AnyCheckpointIO
 from halo_lightning.termination import ends_at_once
 
 
@@ -55,7 +58,14 @@ class SFTStage:
 
 
 class TrainingParser(OneScreenErrors, LightningArgumentParser):
-    """LightningCLI's parser with errors that fit one screen."""
+    """LightningCLI's parser with errors that fit one screen, and configurations that include parts."""
+
+    def parse_path(self, path: Any, *arguments: Any, **options: Any) -> Namespace:
+        """Reads a configuration, with everything that it includes (see `halo_lightning.composition`)."""
+        if not is_composed(str(path)):
+            return super().parse_path(path, *arguments, **options)
+        content = yaml.safe_dump(composed(str(path)), sort_keys=False)
+        return self.parse_string(content, Path(str(path)).name, *arguments, **options)
 
 
 class HaloCLI(LightningCLI):
@@ -115,6 +125,7 @@ class HaloCLI(LightningCLI):
         parser.add_lightning_class_args(HuggingFaceExport, "export")
         parser.add_lightning_class_args(SampleCompletions, "samples")
         parser.add_lightning_class_args(RewardPictures, "pictures")
+        parser.add_lightning_class_args(ValidateEvery, "validate_every")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -203,11 +214,10 @@ class HaloCLI(LightningCLI):
             kwargs["enable_model_summary"] = False
         if self.settings.get("ckpt_path"):
             kwargs["num_sanity_val_steps"] = 0  # it is not before the first step
-        plugins = self._get(self.config_init, "trainer.plugins", default=None) or []
-        plugins = plugins if isinstance(plugins, list) else [plugins]
-        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins) and "deepspeed" not in str(trainer.strategy):
-            kwargs["plugins"] = [*plugins, SealedCheckpointIO()]
-        return super().instantiate_trainer(**kwargs)
+        built = super().instantiate_trainer(**kwargs)
+        if type(built.strategy.checkpoint_io) is TorchCheckpointIO:
+            built.strategy.checkpoint_io = AnyCheckpointIO()
+        return built
 
     def after_instantiate_classes(self) -> None:
         """Lets the export remember the settings that it was made with."""

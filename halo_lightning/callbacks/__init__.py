@@ -9,6 +9,7 @@ from halo_lightning.callbacks.report import RunReport
 from halo_lightning.callbacks.samples import SampleCompletions
 from halo_lightning.callbacks.tensorboard import TensorBoardPage
 from halo_lightning.callbacks.throughput import Throughput
+from halo_lightning.callbacks.validation import ValidateEvery
 
 __all__ = [
     "ContinuedCurves",
@@ -20,4 +21,5 @@ __all__ = [
     "SampleCompletions",
     "TensorBoardPage",
     "Throughput",
+    "ValidateEvery",
 ]

@@ -7,10 +7,11 @@ from typing import Any
 
 import lightning as L
 
-from halo_lightning.adapters import has_adapter, merged
-from halo_lightning.export import policy_weights, write_export
+from halo_lightning.export import empty_copy, filled, gathered, policy_weights, with_adapter, write_export
 from halo_lightning.modules.base import HaloModule
+from halo_lightning.policy import is_spread
 from halo_lightning.pretrained import load_tokenizer
+from halo_lightning.sharded_checkpoints import weights_by_name
 
 
 class HuggingFaceExport(L.Callback):
@@ -19,13 +20,14 @@ class HuggingFaceExport(L.Callback):
     Args:
         folder: Where to; an existing export there is replaced. None is `export` in the Trainer's root folder (the
             folder of the run, from the command line).
+        adapter_only: Whether to write an adapter (`lora`) alone, and not merged into the model as well.
 
     Attributes:
         origin: What else to note in the export's manifest, JSON values.
     """
 
-    def __init__(self, folder: str | None = None) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | None = None, adapter_only: bool = False) -> None:
+        self.folder, self.adapter_only = folder, adapter_only
         self.origin: dict[str, Any] = {}
         self._exported = False
 
@@ -53,15 +55,18 @@ class HuggingFaceExport(L.Callback):
         """Gathers the weights (every process takes part) and writes the folder (one process does)."""
         if not isinstance(pl_module, HaloModule) or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        state = trainer.strategy.lightning_module_state_dict()
+        # What a strategy has spread over processes comes together here, one weight at a time.
+        spread = any(is_spread(module) for module in (trainer.strategy.model, pl_module.pair) if module is not None)
+        model: Any = trainer.strategy.model
+        state = weights_by_name(model) if spread else trainer.strategy.lightning_module_state_dict()
+        weights = gathered(policy_weights(state), trainer.is_global_zero)
         if trainer.is_global_zero:
-            policy = pl_module.pair.policy
             tokenizer = getattr(getattr(trainer, "datamodule", None), "tokenizer", None)
             write_export(
                 self.folder or os.path.join(trainer.default_root_dir, "export"),
-                merged(policy),
+                self.exported(pl_module, weights),
                 pl_module.tokenizer_for_export(tokenizer or load_tokenizer(pl_module.policy_path)),
-                state_dict=None if has_adapter(policy) else policy_weights(state),
+                adapter_only=self.adapter_only and pl_module.lora is not None,
                 origin={
                     "module": type(pl_module).__name__,
                     "policy": pl_module.policy_path,
@@ -71,3 +76,9 @@ class HuggingFaceExport(L.Callback):
             )
         trainer.strategy.barrier("export")
         self._exported = True
+
+    def exported(self, module: HaloModule, weights: dict[str, Any]) -> Any:
+        """The policy apart from the training, with these weights."""
+        if module.lora is not None:
+            return with_adapter(module.policy_path, module.dtype_of_weights, module.task, module.lora, weights)
+        return filled(empty_copy(module.pair.policy), weights)

@@ -41,7 +41,9 @@ class Throughput(L.Callback):
         log_every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if trainer.global_step == self._logged_at or trainer.global_step % log_every:
             return
-        tokens = trainer.strategy.reduce(torch.tensor(float(self._tokens), device=pl_module.device), reduce_op="sum")
+        tokens = trainer.strategy.reduce(
+            torch.tensor(float(self._tokens), device=trainer.strategy.root_device), reduce_op="sum"
+        )
         elapsed = time.perf_counter() - self._since
         pl_module.log("tokens_per_second", float(tokens) / elapsed, prog_bar=True)
         self._tokens, self._since, self._logged_at = 0, time.perf_counter(), trainer.global_step

@@ -49,6 +49,7 @@ class FeedbackDataModule(L.LightningDataModule):
         validation: One or several sources to validate on; None holds out a part of `train`.
         validation_fraction: How large a part of the prompts of `train` is held out if `validation` is None. Which
             ones is decided by a hash of the prompt and the seed, so no prompt is on both sides. 0 holds out nothing.
+        validation_examples: Most examples to validate on, drawn by the seed; None is all of them.
         tokenizer: The folder or hub id of a tokenizer, or `embedded:base`; None takes that of the policy. In Python
             it may be a tokenizer object.
         batch_size: Examples (pairs, for paired feedback) in an optimizer step, however many devices there are: the
@@ -96,6 +97,7 @@ class FeedbackDataModule(L.LightningDataModule):
         *,
         validation: str | Source | list[str | Source] | None = None,
         validation_fraction: float = 0.1,
+        validation_examples: int | None = None,
         tokenizer: str | None = None,
         batch_size: int = 32,
         micro_batch_size: int | None = None,
@@ -119,6 +121,7 @@ class FeedbackDataModule(L.LightningDataModule):
         for name, value, low in (
             ("batch_size", batch_size, 1),
             ("micro_batch_size", micro_batch_size, 1),
+            ("validation_examples", validation_examples, 1),
             ("num_workers", num_workers, 0),
             ("seed", seed, 0),
             ("shuffle_buffer", shuffle_buffer, 1),
@@ -136,7 +139,7 @@ class FeedbackDataModule(L.LightningDataModule):
             raise ConfigError("group_by_length and streaming are both true: a stream has no lengths to group by")
         self.streaming, self.shuffle_buffer = streaming, shuffle_buffer
         self.limits = Limits(max_length, max_prompt_length, too_long)
-        self.validation_fraction = validation_fraction
+        self.validation_fraction, self.validation_examples = validation_fraction, validation_examples
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self._division: Division | None = None
         if keep_prompt not in (None, *get_args(KeepPrompt)):
@@ -198,6 +201,9 @@ class FeedbackDataModule(L.LightningDataModule):
             require_examples(name, used, held_out, prepared, self.validation_fraction)
             train, validation = (used, held_out) if name == "training" else (train, used)
             reports.append(prepared)
+        if self.validation_examples is not None and len(validation) > self.validation_examples:
+            drawn = np.random.default_rng([self.seed, 0]).permutation(len(validation))[: self.validation_examples]
+            validation = validation.subset(np.sort(drawn))
         summary = DataSummary.of(train, validation, reports)
         if self.streaming:
             summary = DataSummary.of_stream(", ".join(map(str, self.train_sources)), validation, reports)

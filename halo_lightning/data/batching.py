@@ -141,6 +141,26 @@ class TokenizedDataset(Dataset[Batch]):
             share_prompts=self.share_prompts,
         )
 
+    def subset(self, examples: NDArray[np.int64]) -> TokenizedDataset:
+        """The examples with these numbers, in this order, numbered from 0."""
+        which = np.arange(self.per_example) + self.per_example * examples[:, None]
+        which = which.reshape(-1)
+        lengths = np.diff(self.offsets)[which]
+        places = [np.arange(start, start + length) for start, length in zip(self.offsets[which], lengths, strict=True)]
+        tokens = np.concatenate(places) if places else np.zeros(0, np.int64)
+        return TokenizedDataset(
+            self.feedback,
+            tokens=self.tokens[tokens],
+            offsets=np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)]),
+            prompt_lengths=self.prompt_lengths[which],
+            weights=self.weights[examples],
+            desirable=None if self.desirable is None else self.desirable[examples],
+            learned=None if self.learned is None else self.learned[tokens],
+            origins=None if self.origins is None else self.origins[which],
+            files=self.files,
+            share_prompts=self.share_prompts,
+        )
+
 
 class TokenizedDatasetBuilder:
     """Collects tokenised examples into a `TokenizedDataset`, in arrays all along.

@@ -101,3 +101,24 @@ def rescaled(micro_batches: int, accumulated: int, accumulate: int) -> int:
             f" with {accumulate}: use as many devices and the micro_batch_size that it was made with"
         )
     return steps * accumulate + left
+
+
+def rescale_progress(loops: dict[str, Any], accumulated: int, accumulate: int) -> None:
+    """Lets Lightning's counts of micro-batches say how many there are where a step has another number of them.
+
+    Args:
+        loops: The state of Lightning's loops in a checkpoint, which is changed.
+        accumulated: How many micro-batches made an optimizer step when it was saved.
+        accumulate: How many make one now.
+
+    Raises:
+        ConfigError: The checkpoint is of the middle of a step.
+    """
+    progress = loops.get("fit_loop", {}).get("epoch_loop.batch_progress")
+    if progress is None or accumulated == accumulate:
+        return
+    for counts in (progress["total"], progress["current"]):
+        ready = counts["ready"]
+        now = rescaled(ready, accumulated, accumulate)
+        # Where it was saved at the end of a micro-batch, that one is not counted as completed yet.
+        counts.update({name: now - (ready - count) for name, count in counts.items()})

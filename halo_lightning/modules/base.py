@@ -3,41 +3,34 @@
 from __future__ import annotations
 
 import os
-import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from numpy.typing import NDArray
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
-from halo_lightning.adapters import LoRA, has_adapter
-from halo_lightning.caches import cache_folder
-from halo_lightning.data import FeedbackDataModule
+from halo_lightning.adapters import LoRA
 from halo_lightning.data.batches import Batch, Sequences
-from halo_lightning.data.batching import TokenizedDataset
+from halo_lightning.data.loading import rescale_progress
 from halo_lightning.errors import ConfigError
 from halo_lightning.forward import Checkpointing, plain, target_logps
 from halo_lightning.losses import humanline_clip
 from halo_lightning.metrics import MeanLoss
 from halo_lightning.modules import resuming
+from halo_lightning.modules.reference_pass import compute_missing, reference_caches
 from halo_lightning.optimization import LinearWarmup
-from halo_lightning.policy import PolicyAndReference, ReferenceMode, without_adapter
-from halo_lightning.pretrained import DType, Task, resolve_path
-from halo_lightning.reference import ReferenceCache, weights_fingerprint
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from halo_lightning.policy import PolicyAndReference, ReferenceMode, build_whole, without_adapter
+from halo_lightning.pretrained import DType, Task
+from halo_lightning.reference import ReferenceCache
 
 Feedback = Literal["sft", "unary", "paired"]
 
@@ -177,7 +170,17 @@ class HaloModule(L.LightningModule):
                 packing=self.packing,
                 lora=self.lora,
                 activation_checkpointing=self.activation_checkpointing,
+                build=getattr(self._strategy, "build", build_whole),
             )
+
+    @property
+    def _strategy(self) -> Any:
+        """The strategy, where a Trainer runs the module; else None."""
+        return None if self._trainer is None else self._trainer.strategy
+
+    def full_precision_modules(self) -> list[torch.nn.Module]:
+        """Modules beside the policy that compute in the type of their weights where precision is mixed."""
+        return []
 
     @property
     def pair(self) -> PolicyAndReference:
@@ -201,77 +204,20 @@ class HaloModule(L.LightningModule):
                 f" {type(data).__name__} brings {feedback} feedback: use {wanted} (SFTDataModule and UnaryDataModule"
                 " read preference pairs as well)"
             )
-        self._caches = self.reference_caches()
+        self._caches = reference_caches(self)
         for cache in self._caches:
             cache.dataset.reference_logps = cache.read()
 
-    def reference_caches(self) -> list[ReferenceCache]:
-        """The caches of the reference's log-probabilities, of training and of validation data, if they are to be used.
-
-        Streamed data, and data of other people's data modules and loaders, is not cached: there the reference is a
-        frozen model, or the policy without its adapter.
-        """
-        data = getattr(self.trainer, "datamodule", None)
-        if not (self.needs_reference and self.reference_mode == "cached" and isinstance(data, FeedbackDataModule)):
-            return []
-        if data.streaming:
-            adapter = self.lora is not None and self.reference_path in (None, self.policy_path)
-            model = "the policy with its adapter switched off" if adapter else "a second, frozen model in memory"
-            self.reference_note = f"reference: {model}, computed in every step, since streamed data is not cached"
-            return []
-        settings = {
-            "weights": weights_fingerprint(resolve_path(self.reference_path or self.policy_path)),
-            "dtype": self.dtype_of_weights,
-            "precision": str(self.trainer.precision),
-        }
-        datasets = [dataset for dataset in (data.train_dataset, data.validation_dataset) if len(dataset)]
-        return [
-            ReferenceCache(cache_folder("reference", self.reference_cache), dataset, settings) for dataset in datasets
-        ]
-
     def on_fit_start(self) -> None:
         """Computes the reference's log-probabilities that are not in the cache."""
-        if not self._caches:
-            return
-        missing = [cache for cache in self._caches if cache.dataset.reference_logps is None]
-        began, pair = time.perf_counter(), self.pair
-        # The policy is its own reference as long as nothing has changed it; its adapter can always be switched off.
-        own = self.reference_path in (None, self.policy_path) and (pair.untrained or has_adapter(pair.policy))
-        reference = None if own or not missing else pair.loaded_reference()
-        self.eval()
-        for cache in missing:
-            compute = partial(self._reference_logps_of, cache.dataset, reference)
-            trainer = self.trainer
-            cache.dataset.reference_logps = cache.compute(
-                compute, trainer.strategy, trainer.world_size, trainer.global_rank
-            )
-        self.train()
-        new = sum(len(cache.dataset) for cache in missing)
-        found = sum(len(cache.dataset) for cache in self._caches) - new
-        self.reference_note = (
-            f"reference: log-probabilities of {new:,} examples computed in {time.perf_counter() - began:.1f} s,"
-            f" of {found:,} found in {self._caches[0].folder}"
-        )
-
-    @torch.no_grad()
-    def _reference_logps_of(
-        self, dataset: TokenizedDataset, reference: PreTrainedModel | None, part: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        strategy = self.trainer.strategy
-        sequences: Sequences = strategy.batch_to_device(dataset.sequences(part), self.device)
-        if reference is None:
-            # Through the strategy, which may have to gather the weights of a sharded model.
-            logps = strategy.predict_step(sequences, 0)
-        else:
-            with strategy.precision_plugin.forward_context():
-                logps = target_logps(reference, sequences)
-        assert isinstance(logps, Tensor)
-        return logps.float().cpu().numpy()
+        if self._caches:
+            self.reference_note = compute_missing(self, self._caches)
 
     def predict_step(self, sequences: Sequences, batch_idx: int) -> Tensor:
         """Log-probability of each completion token as the policy gives it without an adapter, float32 `[K]`."""
         with without_adapter(self.pair.policy):
-            return target_logps(self.pair.policy, sequences)
+            logps: Tensor = self.pair(target_logps, self.pair.policy, sequences)
+        return logps
 
     def logps(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
         """Log π_θ(y|x) and log π_ref(y|x) of each row, float32 `[R]` each, in nats.
@@ -336,7 +282,7 @@ class HaloModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one micro-batch."""
-        loss, values = self.loss_and_metrics(batch)
+        loss, values = self.pair(self.loss_and_metrics, batch)
         self.latest = {name: value.detach() for name, value in values.items()}
         self.training_metrics.update(**self.latest)
         return loss
@@ -357,6 +303,19 @@ class HaloModule(L.LightningModule):
             for name, value in values.items():
                 self.log(name, value.float(), prog_bar=name in PROGRESS_BAR)
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Lightning's, also where FSDP has spread the gradients, whose norm Lightning does not know there."""
+        clip = getattr(self._strategy, "clip_gradients", None)
+        if clip is not None and gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            clip(gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
@@ -366,7 +325,7 @@ class HaloModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds one batch of held-out feedback to the validation metrics."""
-        _, self.latest = self.loss_and_metrics(batch)
+        _, self.latest = self.pair(self.loss_and_metrics, batch)
         self.validation_metrics.update(**self.latest)
 
     def on_validation_epoch_end(self) -> None:
@@ -392,7 +351,8 @@ class HaloModule(L.LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """Log π_θ(y|x) of each row of a batch, float32 `[R]`, in nats."""
-        return self.pair.policy_logps(batch.sequences)
+        logps: Tensor = self.pair(self.pair.policy_logps, batch.sequences)
+        return logps
 
     def tokenizer_for_export(self, tokenizer: Any) -> Any:
         """The tokenizer that an exported model comes with, given the one of the training data."""
@@ -409,6 +369,8 @@ class HaloModule(L.LightningModule):
             "tokenizer": getattr(getattr(self.trainer, "datamodule", None), "tokenizer_path", None),
             "config": plain(self.pair.policy).config.to_dict(),
             "lora": None if self.lora is None else asdict(self.lora),
+            "dtype": self.dtype_of_weights,
+            "accumulate": self.trainer.accumulate_grad_batches,
         }
         checkpoint[resuming.STATE] = {
             "metrics": resuming.metric_states(self.training_metrics),
@@ -416,10 +378,16 @@ class HaloModule(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Checks that the checkpoint is of this method and model; what it notes is taken up when training goes on."""
+        """Checks that the checkpoint is of this method and model, and counts micro-batches as they are now.
+
+        What it notes of metrics and random numbers is taken up when training goes on.
+        """
         config = plain(self.pair.policy).config.to_dict()
         resuming.check_is_of(checkpoint.get("halo_lightning"), type(self).__name__, config)
         self._resumed = checkpoint.get(resuming.STATE)
+        if self._trainer is not None and "loops" in checkpoint:
+            accumulated = checkpoint.get("halo_lightning", {}).get("accumulate", 1)
+            rescale_progress(checkpoint["loops"], accumulated, self._trainer.accumulate_grad_batches)
 
     def _go_on(self) -> None:
         """Takes up metrics and random numbers where a checkpoint left them."""

@@ -81,6 +81,12 @@ class OfflinePPO(HaloModule):
             self.value_head = nn.Sequential(
                 nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)
             )
+            if hasattr(self._strategy, "spread_small"):
+                self._strategy.spread_small(self.value_head)
+
+    def full_precision_modules(self) -> list[nn.Module]:
+        """The value head."""
+        return [] if self.value_head is None else [self.value_head]
 
     def loss_and_metrics(self, batch: PairedBatch | UnaryBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """One loss per completion, and their mean."""
@@ -125,7 +131,8 @@ class OfflinePPO(HaloModule):
         """
         assert self.value_head is not None
         mask = sequences.completion_mask
-        values = sequences.table(self.value_head(states.detach().float())[:, 0])
+        with torch.autocast(states.device.type, enabled=False):
+            values = sequences.table(self.value_head(states.detach().to(torch.float32))[:, 0])
         last = mask & (mask.flip(-1).cumsum(-1).flip(-1) == 1)
         rewards = reward[:, None] * last
         advantages = generalized_advantages(values, rewards, mask, gamma=self.gamma, lam=self.lam)
@@ -150,8 +157,12 @@ class OfflinePPO(HaloModule):
     ) -> None:
         """Clips the value head's gradient by a bound of its own, then that of the policy as the Trainer was told."""
         if self.value_head is not None and self.value_clip:
-            nn.utils.clip_grad_norm_(self.value_head.parameters(), self.value_clip)
-        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            clip = getattr(self._strategy, "clip_gradients", None)
+            if clip is None:
+                nn.utils.clip_grad_norm_(self.value_head.parameters(), self.value_clip)
+            else:
+                clip(self.value_clip, self.value_head)
+        super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def metrics(self) -> MetricCollection:
         """Loss, implicit rewards, log-probabilities, reward accuracy and KL."""

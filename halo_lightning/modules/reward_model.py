@@ -52,6 +52,11 @@ class RewardModel(HaloModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """r_φ(x, y) of each row, float32 `[R]`."""
+        rewards: Tensor = self.pair(self.rewards, batch)
+        return rewards
+
+    def rewards(self, batch: Batch) -> Tensor:
+        """As `forward`, where the policy's weights are at hand."""
         model: Any = self.pair.policy
         states = last_hidden_states(model, batch.sequences)
         last = batch.sequences.segments.query_bounds[1:] - 1
@@ -60,7 +65,7 @@ class RewardModel(HaloModule):
 
     def loss_and_metrics(self, batch: PairedBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """N pairs, N losses, and their mean."""
-        rewards = self(batch)
+        rewards = self.rewards(batch)
         losses = batch.weight * bradley_terry_loss(*rewards.chunk(2))
         return losses.mean(), {
             "losses": losses,

@@ -252,6 +252,7 @@ def test_hyper_parameters_are_primitives(tmp_path: Path, as_object: bool) -> Non
         "train": [str(tmp_path / "a.jsonl")],
         "validation": [str(tmp_path / "b.jsonl")],
         "validation_fraction": 0.1,
+        "validation_examples": None,
         "tokenizer": None if as_object else str(tmp_path / "tokenizer"),
         "batch_size": 32,
         "micro_batch_size": None,

@@ -52,7 +52,7 @@ def plain_logps(module: HaloModule, sequences: Sequences = SEQUENCES) -> tuple[t
         policy = one_by_one(pair.policy, sequences)
         if not module.needs_reference:
             return policy, torch.zeros_like(policy)
-        return policy, one_by_one(pair.loaded_reference(), sequences)
+        return policy, one_by_one(pair.loaded_reference().model, sequences)
 
 
 LENGTHS = SEQUENCES.completion_mask.sum(-1)

@@ -1,0 +1,176 @@
+"""Training with weights that are spread over processes is training with weights that are not.
+
+FSDP2 runs on CPUs as it is. FSDP of Lightning says that it needs a GPU; what it does with weights, gradients and
+checkpoints runs on CPUs all the same (see `tests.strategies.train.FSDPOnCPUs`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from halo_lightning.world import BASE_MODEL, rows
+from tests.conftest import REPOSITORY
+
+DEFAULT = ["dpo", "kto", "ppo", "lora"]
+OTHERS = ["lora_cached", "padded", "mismatched", "bco", "sft", "reward"]
+
+
+def models() -> dict[str, dict[str, Any]]:
+    size = len(AutoTokenizer.from_pretrained(BASE_MODEL))
+    ends = {"bos_token_id": 0, "eos_token_id": 0}
+    llama = {
+        "model_type": "llama",
+        "vocab_size": size,
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.1,
+    }
+    shape = {"vocab_size": size, "n_layer": 2, "n_head": 4, **ends}
+    return {
+        "llama": llama,
+        "other": llama,
+        "tied": {**llama, "tie_word_embeddings": True},
+        "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_positions": 128, **shape},
+        "bloom": {"model_type": "bloom", "hidden_size": 32, **shape},
+    }
+
+
+def prepare(folder: Path) -> None:
+    """Feedback and tiny random models."""
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows("pairs", examples=160, seed=3)))
+    tokenizer = AutoTokenizer.from_pretrained(BASE_MODEL)
+    torch.manual_seed(0)
+    for name, settings in models().items():
+        config = AutoConfig.for_model(**settings)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+
+
+def train(folder: Path, *jobs: str) -> None:
+    """Runs jobs of `tests.strategies.train`."""
+    outside = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    environment = {key: value for key, value in os.environ.items() if key not in outside}
+    environment["OMP_NUM_THREADS"] = "1"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.strategies.train", str(folder), *jobs],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=580,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("strategies")
+    prepare(folder)
+    cases = ",".join(DEFAULT)
+    train(
+        folder,
+        f"single:1:{cases}",
+        f"fsdp2:2:{cases}",
+        "fsdp2:4:kto",
+        "fsdp:2:kto,ppo",
+        *(
+            f"{strategy}:{processes}:{case}:" + json.dumps({"resume": origin, "name": f"{strategy}-from-{origin}"})
+            for strategy, processes, case, origin in RESUMED
+        ),
+    )
+    return folder
+
+
+RESUMED = [
+    ("fsdp2", 1, "kto", "fsdp2-2"),
+    ("fsdp2", 2, "ppo", "single-1"),
+    ("single", 1, "kto", "fsdp2-4"),
+    ("fsdp2", 2, "lora", "fsdp2-2"),
+    ("fsdp2", 2, "kto", "fsdp-2"),
+    ("fsdp", 2, "kto", "single-1"),
+]
+
+
+def same(folder: Path, run: str, case: str, other: str = "single-1") -> None:
+    """Loss, metrics, norms of gradients and exported weights of one run are those of another."""
+    expected, found = (json.loads((folder / name / case / "result.json").read_text()) for name in (other, run))
+    assert found["steps"] == 4
+    assert {"loss", "val/loss"} <= found["metrics"].keys()
+    assert found["metrics"] == pytest.approx(expected["metrics"], rel=1e-4, abs=1e-5)
+    norms = expected["norms"][-len(found["norms"]) :]
+    assert found["norms"] == pytest.approx(norms, rel=1e-5)
+    before, ours, theirs = (
+        load_file(path / "model.safetensors")
+        for path in (start(folder, case), folder / run / case / "export", folder / other / case / "export")
+    )
+    assert ours.keys() == theirs.keys()
+    for name, weights in theirs.items():
+        torch.testing.assert_close(ours[name], weights, rtol=0, atol=1e-6, msg=name)
+    assert max(float((weights - before[name]).abs().max()) for name, weights in theirs.items()) > 1e-3
+
+
+def start(folder: Path, case: str) -> Path:
+    return folder / {"kto": "tied", "ppo": "gpt2", "sft": "gpt2", "padded": "bloom"}.get(case, "llama")
+
+
+@pytest.mark.parametrize("case", DEFAULT)
+def test_fsdp2_of_two_processes(case: str, folder: Path) -> None:
+    same(folder, "fsdp2-2", case)
+
+
+@pytest.mark.parametrize(("run", "case"), [("fsdp2-4", "kto"), ("fsdp-2", "kto"), ("fsdp-2", "ppo")])
+def test_four_processes_and_the_other_fsdp(run: str, case: str, folder: Path) -> None:
+    same(folder, run, case)
+
+
+@pytest.mark.parametrize(("strategy", "processes", "case", "origin"), RESUMED)
+def test_resumed_with_another_number_of_processes(
+    strategy: str, processes: int, case: str, origin: str, folder: Path
+) -> None:
+    same(folder, f"{strategy}-from-{origin}", case)
+
+
+@pytest.mark.parametrize("run", ["fsdp2-2", "fsdp-2", "fsdp2-4"])
+def test_checkpoints_are_folders_of_parts(run: str, folder: Path) -> None:
+    checkpoint = folder / run / "kto" / "checkpoints" / "step=2.ckpt"
+    parts = sorted(path.name for path in checkpoint.iterdir())
+    assert parts == [".metadata", *(f"__{rank}_0.distcp" for rank in range(int(run[-1]))), "meta.pt"]
+    assert not list(checkpoint.parent.glob(".*"))
+
+
+@pytest.mark.parametrize(("run", "case"), [("fsdp2-4", "kto"), ("fsdp-2", "kto"), ("fsdp2-2", "lora")])
+def test_a_checkpoint_of_several_processes_is_exported_by_one(
+    run: str, case: str, folder: Path, tmp_path: Path
+) -> None:
+    from halo_lightning.export import export_checkpoint
+
+    export_checkpoint(str(folder / run / case / "checkpoints" / "step=4.ckpt"), str(tmp_path / "out"))
+    ours = load_file(tmp_path / "out" / "model.safetensors")
+    theirs = load_file(folder / run / case / "export" / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all((ours[name] == theirs[name]).all() for name in ours)
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fsdp2", "fsdp2_offload", "fsdp"])
+def test_every_case_under_every_strategy(strategy: str, tmp_path: Path) -> None:
+    prepare(tmp_path)
+    cases = OTHERS if strategy != "fsdp2_offload" else DEFAULT
+    train(tmp_path, f"single:1:{','.join(cases)}", f"{strategy}:2:{','.join(cases)}")
+    for case in cases:
+        same(tmp_path, f"{strategy}-2", case)
