@@ -36,12 +36,12 @@ def draw_fitted_values(fits: Sequence[FittedValue], observations: Observations, 
     x = torch.linspace(-5, 5, 401, dtype=torch.float64)
     for fit, colour in zip(fits, COLOURS, strict=False):
         low, high = fit.band(x)
-        parameters = ", ".join(f"{name} {fit.estimates[name].value:.2f}" for name in fit.shape.parameters)
+        parameters = ", ".join(f"{name} {fit.estimates[name].value:.3g}" for name in fit.shape.parameters)
         label = f"fitted {fit.shape.name}: {parameters}"
         left.plot(x, fit.value_function(x, torch.zeros_like(x)), color=colour, linewidth=2.5, label=label)
         left.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
     left.set_title(f"Human value functions, with {fits[0].confidence:.0%} band")
-    left.legend(fontsize="small", loc="upper left")
+    left.legend(fontsize="x-small", loc="lower right")
     _draw_answers(right, fits, observations)
     save_figure(figure, out)
 

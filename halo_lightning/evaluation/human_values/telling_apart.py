@@ -13,6 +13,7 @@ only for what the other one explains better.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -53,12 +54,12 @@ class Comparison:
     @property
     def p_first(self) -> float:
         """P(as small a difference | first) / P(the same | second): small speaks against the first shape."""
-        return min(1.0, _share(self.if_first <= self.difference) / _share(self.if_second <= self.difference))
+        return min(1.0, _tail(-self.if_first, -self.difference) / _tail(-self.if_second, -self.difference))
 
     @property
     def p_second(self) -> float:
         """P(as large a difference | second) / P(the same | first): small speaks against the second shape."""
-        return min(1.0, _share(self.if_second >= self.difference) / _share(self.if_first >= self.difference))
+        return min(1.0, _tail(self.if_second, self.difference) / _tail(self.if_first, self.difference))
 
     @property
     def verdict(self) -> Verdict:
@@ -87,9 +88,16 @@ class Comparison:
         )
 
 
-def _share(hits: NDArray[np.bool_]) -> float:
-    """The share of simulations with a result, counting the data themselves as one, so that it is never 0."""
-    return float(1 + hits.sum()) / (1 + len(hits))
+def _tail(simulated: NDArray[np.float64], found: float) -> float:
+    """The share of simulations that reach what was found.
+
+    The data themselves count as one, so that it is never 0. Beyond all simulations it falls exponentially, by e with
+    each standard deviation: more slowly than differences of log-likelihoods do, and fast enough that a hundred
+    simulations can reject what is far from all of them.
+    """
+    count = len(simulated)
+    beyond = max(0.0, found - float(simulated.max())) / max(float(simulated.std()), 1e-3)
+    return float(1 + (simulated >= found).sum()) / (1 + count) * max(math.exp(-beyond), 1e-12)
 
 
 def tell_apart(

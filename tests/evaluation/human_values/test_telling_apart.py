@@ -53,3 +53,6 @@ def test_verdicts_follow_the_simulations() -> None:
     assert verdict(20.0, 0.0) == "second"
     assert verdict(20.0, -20.0) == "neither"
     assert verdict(-20.0, 20.0) == "cannot tell"  # more than enough for the one, and for the other
+    # As large a difference is rare even if the first is true, and beyond all that the second one made.
+    assert verdict(-0.49, -20.0) == "first"
+    assert verdict(-0.49, -0.49) == "cannot tell"
