@@ -22,7 +22,7 @@ from halo_lightning.forward import Ways, plain, run_as, target_logps, vocabulary
 from halo_lightning.modules.base import HaloModule
 from halo_lightning.planning.shapes import Shape, materialize
 from halo_lightning.planning.tracing import Trace, Tracer, attended_pairs
-from halo_lightning.policy import PolicyAndReference
+from halo_lightning.policy import FrozenModel, PolicyAndReference
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def trace_step(
             if shape is not None:
                 _make(shape, numbers, ways)
         model = None if second is None else second.model
-        module.models = PolicyAndReference(own.model, model if frozen or model is None else lambda: model)
+        module.models = PolicyAndReference(own.model, model if frozen or model is None else lambda: FrozenModel(model))
         if hasattr(module, "value_head"):
             setattr(module, "value_head", None)  # noqa: B010  # of another model
         module.configure_model()
