@@ -37,7 +37,7 @@ def fit_value_command(
 
     The rewards β·log(π/π_ref) count as known, which they are not: take a policy that was not trained on this feedback
     (held-out feedback is best), since it has learned by heart what it was trained on. What can be known of a value
-    function, and what cannot, is in docs/laboratory.md.
+    function, and what cannot, is in `halo_lightning.evaluation.human_values.fitting`.
 
     Args:
         feedback: One or several sources of thumbs or pairs, as for training.
