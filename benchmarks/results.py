@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-ORDER = ("dpo_50M", "kto_50M", "sft_50M", "dpo_30M", "kto_30M", "dpo_1.4B", "kto_1.4B", "growth")
+ORDER = ("dpo_50M", "kto_50M", "sft_50M", "dpo_30M", "kto_30M", "dpo_1.4B", "kto_1.4B", "growth", "preparation")
 
 
 def main() -> None:

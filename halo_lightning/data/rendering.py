@@ -35,7 +35,7 @@ DEFAULT_CHAT_TEMPLATE = (
     "{%- elif message['role'] == 'assistant' -%}{{- '\\n\\nAssistant: ' + message['content'] -}}"
     "{%- else -%}{{- raise_exception('the roles are system, user and assistant, not ' + message['role']) -}}"
     "{%- endif -%}"
-    "{%- if loop.last and message['role'] == 'assistant' and not add_generation_prompt -%}"
+    "{%- if not add_generation_prompt and message['role'] == 'assistant' and loop.last -%}"
     "{{- eos_token -}}"
     "{%- endif -%}"
     "{%- endfor -%}"
