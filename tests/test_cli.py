@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,9 @@ def test_says_what_it_does(run: Path) -> None:
     assert f"KTO on {run / 'sft' / 'export'}" in printed
     assert "tensorboard --logdir" in printed
     assert "loss" in printed
+    saved = re.search(r"python cli.py generate --config (\S+)", printed)
+    assert saved
+    assert Path(saved.group(1)).is_file()
     assert "Warning" not in (run / "stderr").read_text()
 
 

@@ -131,6 +131,7 @@ def header(trainer: L.Trainer, module: HaloModule) -> Rows:
     kind = f"LoRA of rank {module.lora.rank}" if module.lora is not None else "all weights"
     rows.append(("trains", f"{trainable:,}{of} parameters ({kind}), {module.dtype_of_weights} weights"))
     rows.append(("on", f"{devices(trainer)}, precision {trainer.precision}"))
+    rows.append(("memory", memory(trainer, module)))
     rows.append(("writes", written(places(trainer))))
     if folder := curves_folder(trainer):
         rows.append(("curves", f"tensorboard --logdir {folder}"))
@@ -144,6 +145,21 @@ def step_plan(trainer: L.Trainer, data: Any) -> str:
         return ""
     steps = planned_steps(trainer, data)
     return f"{steps:,} of {division}" if steps is not None else f"of {division}"
+
+
+def memory(trainer: L.Trainer, module: HaloModule) -> str:
+    """What weights, gradients and Adam's two moments take on each device.
+
+    Activations depend on the batch, and `plan` estimates them before a run: tracing them here would take seconds.
+    """
+    parameters = list(module.parameters())
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    trained = sum(parameter.numel() * parameter.element_size() for parameter in parameters if parameter.requires_grad)
+    sharded = any(name in type(trainer.strategy).__name__ for name in ("FSDP", "ModelParallel", "DeepSpeed"))
+    shares = trainer.world_size if sharded else 1
+    size = (weights + 3 * trained) / shares
+    amount = f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+    return f"{amount} a device for weights, gradients and Adam, without activations ({program_name()} plan)"
 
 
 def devices(trainer: L.Trainer) -> str:
@@ -218,9 +234,9 @@ def next_commands(trainer: L.Trainer) -> list[str]:
     if folder := curves_folder(trainer):
         commands.append(f"tensorboard --logdir {folder}")
         commands.append(f"{program} curves --runs {folder} --out {os.path.join(folder, 'curves.png')}")
-    checkpoint: Any = trainer.checkpoint_callback
-    if last := getattr(checkpoint, "last_model_path", "") or getattr(checkpoint, "best_model_path", ""):
-        commands.append(f"{program} export --checkpoint {nearby(last)} --out FOLDER")
+    saved = os.path.join(trainer.log_dir or trainer.default_root_dir, "config.yaml")
+    if os.path.isfile(saved):  # Lightning's command line keeps it, with all settings
+        commands.append(f"{program} generate --config {nearby(saved)}")
     return commands
 
 

@@ -141,6 +141,8 @@ def test_a_run_without_a_terminal_prints_few_plain_lines(tmp_path: Path, capsys:
     assert f"{steps} of 8 examples (4 × 2 accumulated × 1 device)" in printed
     assert "885,888 parameters (all weights), float32 weights" in printed
     assert "CPU, precision 32-true" in printed
+    # Four float32 numbers for each weight: itself, its gradient, and Adam's two moments.
+    assert f"  memory      {885888 * 4 * 4 / 1e6:.0f} MB a device for weights, gradients and Adam" in printed
     assert f"  writes      {tmp_path}/export" in printed
     on_the_way = [
         line for line in lines if re.match(r"  step +\d+  loss .*  margin .*  accuracy .*  KL .*tokens/s", line)
