@@ -45,7 +45,9 @@ def restore_metrics(metrics: MetricCollection, states: dict[str, dict[str, Any]]
         assert isinstance(metric, Metric)
         if here and name in states:
             for key, value in states[name].items():
-                setattr(metric, key, _copied(value, metric.device))
+                # A state that is a list comes out of several processes as one tensor.
+                listed = isinstance(metric._defaults[key], list) and isinstance(value, Tensor)
+                setattr(metric, key, _copied([value] if listed else value, metric.device))
 
 
 def _copied(value: Any, device: Any = "cpu") -> Any:
