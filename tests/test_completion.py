@@ -40,7 +40,8 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("typed", "completed"),
     [
-        (["fi"], {"fit"}),
+        (["fi"], {"fit", "fit-value"}),
+        (["inspe"], {"inspect"}),
         (["fit", "--model.be"], {"--model.beta"}),
         (["fit", "--model", "K"], {"KTO"}),
         (["fit", "--model.kl", "mis"], {"mismatched"}),

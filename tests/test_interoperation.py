@@ -35,6 +35,7 @@ def test_every_block_is_run() -> None:
     assert not re.findall(r"^```python$", PAGE, flags=re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_trl_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("trl")
     from transformers import AutoModelForCausalLM

@@ -209,6 +209,7 @@ def save(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    model.config.architectures = [type(model).__name__]  # as `model.save_pretrained` notes it; TRL asks for it
     model.config.save_pretrained(out)
     model.generation_config.save_pretrained(out)
     weights = {
