@@ -95,8 +95,9 @@ def class_arguments() -> set[str]:
             if isinstance(value, type):
                 for base in value.__mro__:
                     if base.__module__.startswith("halo_lightning") and "__init__" in vars(base):
-                        names |= set(inspect.signature(vars(base)["__init__"]).parameters)
-    return names - {"self", "base", "kwargs"}
+                        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+                        names |= {one.name for one in parameters if one.kind is not one.VAR_KEYWORD}
+    return names - {"self", "base"}
 
 
 class HaloArgumentParser(OneScreenErrors):

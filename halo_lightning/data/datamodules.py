@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from halo_lightning.data.base import FeedbackDataModule as FeedbackDataModule
 from halo_lightning.data.batching import TokenizedDataset
 from halo_lightning.data.sampling import Balance, BalancedBatchSampler, BatchSampler, check_even
-from halo_lightning.data.sources.bad_rows import OnBadRow
-from halo_lightning.data.sources.config import KeepPrompt, Source
-from halo_lightning.data.truncation import TooLong
+from halo_lightning.data.sources.config import Source
 from halo_lightning.errors import ConfigError
 
 LossOn = Literal["last_turn", "all_turns"]
@@ -29,50 +27,9 @@ class SFTDataModule(FeedbackDataModule):
     feedback = "sft"
 
     def __init__(
-        self,
-        train: str | Source | list[str | Source],
-        *,
-        validation: str | Source | list[str | Source] | None = None,
-        validation_fraction: float = 0.1,
-        tokenizer: str | None = None,
-        batch_size: int = 32,
-        micro_batch_size: int | None = None,
-        max_length: int = 1024,
-        max_prompt_length: int = 512,
-        too_long: TooLong = "truncate",
-        keep_prompt: KeepPrompt | None = None,
-        share_prompts: bool = True,
-        num_workers: int = 0,
-        seed: int = 1,
-        loss_on: LossOn = "last_turn",
-        on_bad_row: OnBadRow = "error",
-        bad_rows_file: str | None = None,
-        group_by_length: bool = False,
-        cache: bool | str = True,
-        streaming: bool = False,
-        shuffle_buffer: int = 10_000,
+        self, train: str | Source | list[str | Source], *, loss_on: LossOn = "last_turn", **options: Any
     ) -> None:
-        super().__init__(
-            train,
-            validation=validation,
-            validation_fraction=validation_fraction,
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            micro_batch_size=micro_batch_size,
-            max_length=max_length,
-            max_prompt_length=max_prompt_length,
-            too_long=too_long,
-            keep_prompt=keep_prompt,
-            share_prompts=share_prompts,
-            num_workers=num_workers,
-            seed=seed,
-            on_bad_row=on_bad_row,
-            bad_rows_file=bad_rows_file,
-            group_by_length=group_by_length,
-            cache=cache,
-            streaming=streaming,
-            shuffle_buffer=shuffle_buffer,
-        )
+        super().__init__(train, **options)
         if loss_on not in get_args(LossOn):
             raise ConfigError(f"loss_on is {loss_on!r}: expected 'last_turn' or 'all_turns'")
         self.all_turns = loss_on == "all_turns"
@@ -102,56 +59,13 @@ class UnaryDataModule(FeedbackDataModule):
     feedback = "unary"
 
     def __init__(
-        self,
-        train: str | Source | list[str | Source],
-        *,
-        validation: str | Source | list[str | Source] | None = None,
-        validation_fraction: float = 0.1,
-        validation_examples: int | None = None,
-        tokenizer: str | None = None,
-        batch_size: int = 32,
-        micro_batch_size: int | None = None,
-        max_length: int = 1024,
-        max_prompt_length: int = 512,
-        too_long: TooLong = "truncate",
-        keep_prompt: KeepPrompt | None = None,
-        share_prompts: bool = True,
-        num_workers: int = 0,
-        seed: int = 1,
-        balance: Balance = "oversample",
-        on_bad_row: OnBadRow = "error",
-        bad_rows_file: str | None = None,
-        group_by_length: bool = False,
-        cache: bool | str = True,
-        streaming: bool = False,
-        shuffle_buffer: int = 10_000,
+        self, train: str | Source | list[str | Source], *, balance: Balance = "oversample", **options: Any
     ) -> None:
-        super().__init__(
-            train,
-            validation=validation,
-            validation_fraction=validation_fraction,
-            validation_examples=validation_examples,
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            micro_batch_size=micro_batch_size,
-            max_length=max_length,
-            max_prompt_length=max_prompt_length,
-            too_long=too_long,
-            keep_prompt=keep_prompt,
-            share_prompts=share_prompts,
-            num_workers=num_workers,
-            seed=seed,
-            on_bad_row=on_bad_row,
-            bad_rows_file=bad_rows_file,
-            group_by_length=group_by_length,
-            cache=cache,
-            streaming=streaming,
-            shuffle_buffer=shuffle_buffer,
-        )
+        super().__init__(train, **options)
         if balance not in get_args(Balance):
             raise ConfigError(f"balance is {balance!r}: expected 'oversample', 'undersample' or 'none'")
         if balance != "none":
-            check_even(batch_size)
+            check_even(self.batch_size)
         self.balance = balance
         self.needs_even_batches = balance != "none"
 

@@ -241,6 +241,17 @@ def test_setup_reads_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert data.summary is summary
 
 
+@pytest.mark.parametrize("kind", [SFTDataModule, PairedDataModule, UnaryDataModule])
+def test_all_data_modules_take_the_options_of_all(file: Path, kind: Any) -> None:
+    options = {"validation_fraction": 0.5, "validation_examples": 3, "share_prompts": False, "group_by_length": True}
+    data = module(kind, write_rows(file, pairs(40)), **options)
+    assert len(data.validation_dataset) == 3
+    assert not data.train_dataset.share_prompts
+    assert {name: data.hparams[name] for name in options} == options
+    with pytest.raises(TypeError, match="unexpected keyword argument 'batchsize'"):
+        kind(str(file), batchsize=4)
+
+
 @pytest.mark.parametrize("as_object", [True, False])
 def test_hyper_parameters_are_primitives(tmp_path: Path, as_object: bool) -> None:
     options: dict[str, Any] = {"tokenizer": byte_bpe() if as_object else tmp_path / "tokenizer"}
