@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+
+from halo_lightning.metrics.exact import ExactMetric
 
 
-class RLHFObjective(Metric):
+class RLHFObjective(ExactMetric):
     """Expected reward minus β·KL(π_θ‖π_ref) on completions sampled from the policy (eq. 2).
 
     Each sampled completion y ~ π_θ(·|x) gives r(x, y) − β·(log π_θ(y|x) − log π_ref(y|x)), whose expectation is the
@@ -25,7 +26,6 @@ class RLHFObjective(Metric):
     """
 
     higher_is_better = True
-    full_state_update = False
     totals: Tensor
 
     def __init__(self, beta: float = 0.1) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from halo_lightning.metrics.exact import ExactMetric
 
-class _Mean(Metric):
+
+class _Mean(ExactMetric):
     """Mean of everything that was given, by sum and count; NaN stays NaN, and is seen."""
 
-    full_state_update = False
     total: Tensor
     count: Tensor
 
@@ -65,7 +65,7 @@ class MeanLogps(_Mean):
         self._add(logps)
 
 
-class ImplicitRewards(Metric):
+class ImplicitRewards(ExactMetric):
     """Mean implicit rewards and log-probabilities of desirable and of undesirable completions.
 
     For pairs, *desirable* are the chosen ones and *undesirable* the rejected ones. The names are those that users of
@@ -84,7 +84,6 @@ class ImplicitRewards(Metric):
         0.75
     """
 
-    full_state_update = False
     totals: Tensor
 
     def __init__(self) -> None:
@@ -147,7 +146,7 @@ class PairedRewardAccuracy(_Mean):
         self._add(torch.where(difference.isnan(), difference, (difference.sign() + 1) / 2))
 
 
-class UnaryRewardAccuracy(Metric):
+class UnaryRewardAccuracy(ExactMetric):
     """Probability that a desirable completion has a higher implicit reward than an undesirable one.
 
     Unary feedback has no pairs to compare within, so every desirable completion is compared with every undesirable
@@ -164,7 +163,6 @@ class UnaryRewardAccuracy(Metric):
     """
 
     higher_is_better = True
-    full_state_update = False
     rewards: list[Tensor]
     desirable: list[Tensor]
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
+from torch.nn import functional
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from halo_lightning import logprobs
@@ -115,8 +115,7 @@ def trace_step(
                 with _autocast(numbers):
                     loss, values = module.loss_and_metrics(fake)
                 del values
-                # Not `loss.backward()`, within which torch switches off the mode that norms need.
-                torch.autograd.backward(loss)
+                loss.backward()
                 del loss
         others = sum(p.numel() for name, p in module.named_parameters() if not name.startswith("models."))
         return StepTrace(tracer.trace(), module.models.reference is not None, others)
@@ -214,7 +213,7 @@ def _own_buffers(module: HaloModule) -> Iterator[None]:
 @contextmanager
 def _fake(numbers: Numbers) -> Iterator[None]:
     """Within, tensors have no contents, and are made on a device that stands for the CPU or a GPU."""
-    norms = _NormsInFloat32() if numbers.on_gpu and numbers.autocast is not None else nullcontext()
+    norms = _norms_in_float32() if numbers.on_gpu and numbers.autocast is not None else nullcontext()
     block, logprobs._BLOCK = logprobs._BLOCK, 2**62  # in one piece, as on a GPU: on a CPU that takes as much memory
     try:
         with warnings.catch_warnings(), FakeTensorMode(), norms:
@@ -224,14 +223,24 @@ def _fake(numbers: Numbers) -> Iterator[None]:
         logprobs._BLOCK = block
 
 
-class _NormsInFloat32(TorchFunctionMode):
-    """Layer norms under mixed precision as on a GPU: in float32. On a CPU autocast leaves them as they are."""
+@contextmanager
+def _norms_in_float32() -> Iterator[None]:
+    """Within, layer norms under mixed precision are as on a GPU: in float32. On a CPU autocast leaves them as they are.
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.nn.functional.layer_norm and torch.is_autocast_enabled("cpu"):
-            args, kwargs = tree_map_only(Tensor, lambda t: t.float(), (args, kwargs))
-        return func(*args, **kwargs)
+    The function itself is replaced: a mode of torch would not be active where the backward pass computes blocks again.
+    """
+    plain_norm = functional.layer_norm
+
+    def norm(*arguments: Any, **options: Any) -> Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            arguments, options = tree_map_only(Tensor, lambda t: t.float(), (arguments, options))
+        return plain_norm(*arguments, **options)
+
+    functional.layer_norm = norm
+    try:
+        yield
+    finally:
+        functional.layer_norm = plain_norm
 
 
 def _autocast(numbers: Numbers) -> AbstractContextManager[Any]:

@@ -96,3 +96,17 @@ def test_kl_is_clamped_after_the_mean_and_not_before() -> None:
     assert float(metric.compute()) == 1.0
     metric.update(torch.tensor([-9.0]))
     assert float(metric.compute()) == 0.0
+
+
+def test_states_keep_their_types_in_a_module_that_is_converted() -> None:
+    # As Lightning's precision plugins convert: sums in bfloat16 would lose what is added to them.
+    metrics = torch.nn.ModuleList([MeanLoss(), ImplicitRewards()])
+    metrics.to(dtype=torch.bfloat16)
+    metrics.to("cpu", torch.float32)
+    assert metrics[0].total.dtype == metrics[1].totals.dtype == torch.float64
+    metrics[0].reset()
+    metrics[0].update(torch.full((3,), 0.1))
+    metrics[0].update(torch.tensor([1e6]))
+    assert float(metrics[0].compute()) == pytest.approx((1e6 + 0.3) / 4, rel=1e-9)
+    metrics[0].set_dtype(torch.float32)
+    assert metrics[0].total.dtype == torch.float32

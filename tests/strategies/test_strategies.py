@@ -76,33 +76,41 @@ def train(folder: Path, *jobs: str) -> None:
     assert done.returncode == 0, done.stderr[-4000:]
 
 
+RESUMED = [
+    ("single", 1, "kto", "fsdp2-4"),
+    ("fsdp2", 2, "lora", "fsdp2-2"),
+    ("fsdp2", 2, "kto", "fsdp-2"),
+]
+MORE_RESUMED = [
+    ("fsdp2", 1, "kto", "fsdp2-2"),
+    ("fsdp", 2, "kto", "single-1"),
+    ("fsdp2", 2, "ppo", "single-1"),
+    ("fsdp2", 4, "dpo", "fsdp2-2"),
+    ("single", 1, "ppo", "fsdp-2"),
+]
+
+
+def resumed(runs: list[tuple[str, int, str, str]]) -> list[str]:
+    return [
+        f"{strategy}:{processes}:{case}:" + json.dumps({"resume": origin, "name": f"{strategy}-from-{origin}"})
+        for strategy, processes, case, origin in runs
+    ]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("strategies")
     prepare(folder)
     cases = ",".join(DEFAULT)
-    train(
-        folder,
-        f"single:1:{cases}",
-        f"fsdp2:2:{cases}",
-        "fsdp2:4:kto",
-        "fsdp:2:kto,ppo",
-        *(
-            f"{strategy}:{processes}:{case}:" + json.dumps({"resume": origin, "name": f"{strategy}-from-{origin}"})
-            for strategy, processes, case, origin in RESUMED
-        ),
-    )
+    train(folder, f"single:1:{cases}", f"fsdp2:2:{cases}", "fsdp2:4:kto", "fsdp:2:kto", *resumed(RESUMED))
     return folder
 
 
-RESUMED = [
-    ("fsdp2", 1, "kto", "fsdp2-2"),
-    ("fsdp2", 2, "ppo", "single-1"),
-    ("single", 1, "kto", "fsdp2-4"),
-    ("fsdp2", 2, "lora", "fsdp2-2"),
-    ("fsdp2", 2, "kto", "fsdp-2"),
-    ("fsdp", 2, "kto", "single-1"),
-]
+@pytest.fixture(scope="module")
+def more(folder: Path) -> Path:
+    """The same folder after further runs."""
+    train(folder, "fsdp2:4:dpo,ppo,lora", "fsdp:2:ppo", "fsdp:4:dpo", *resumed(MORE_RESUMED))
+    return folder
 
 
 def same(folder: Path, run: str, case: str, other: str = "single-1") -> None:
@@ -132,9 +140,17 @@ def test_fsdp2_of_two_processes(case: str, folder: Path) -> None:
     same(folder, "fsdp2-2", case)
 
 
-@pytest.mark.parametrize(("run", "case"), [("fsdp2-4", "kto"), ("fsdp-2", "kto"), ("fsdp-2", "ppo")])
+@pytest.mark.parametrize(("run", "case"), [("fsdp2-4", "kto"), ("fsdp-2", "kto")])
 def test_four_processes_and_the_other_fsdp(run: str, case: str, folder: Path) -> None:
     same(folder, run, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("run", "case"), [*(("fsdp2-4", case) for case in ("dpo", "ppo", "lora")), ("fsdp-2", "ppo"), ("fsdp-4", "dpo")]
+)
+def test_four_processes_and_the_other_fsdp_with_more_methods(run: str, case: str, more: Path) -> None:
+    same(more, run, case)
 
 
 @pytest.mark.parametrize(("strategy", "processes", "case", "origin"), RESUMED)
@@ -142,6 +158,14 @@ def test_resumed_with_another_number_of_processes(
     strategy: str, processes: int, case: str, origin: str, folder: Path
 ) -> None:
     same(folder, f"{strategy}-from-{origin}", case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "processes", "case", "origin"), MORE_RESUMED)
+def test_resumed_with_another_number_of_processes_with_more_methods(
+    strategy: str, processes: int, case: str, origin: str, more: Path
+) -> None:
+    same(more, f"{strategy}-from-{origin}", case)
 
 
 @pytest.mark.parametrize("run", ["fsdp2-2", "fsdp-2", "fsdp2-4"])
