@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from halo_lightning.errors import ConfigError
 from halo_lightning.pretrained import Task
@@ -20,11 +20,19 @@ class LoRA:
         rank: Rank of the update of each weight.
         alpha: The update is scaled by alpha / rank.
         target_modules: Names of the layers that get one; `all-linear` is every linear layer but the output embedding.
+        quantize: `4bit` keeps the weights that are not trained in 4 bits each (QLoRA, arXiv 2305.14314): with
+            bitsandbytes, on one device or under DDP.
     """
 
     rank: int = 16
     alpha: int = 32
     target_modules: str | list[str] = "all-linear"
+    quantize: Literal["4bit"] | None = None
+
+    @property
+    def described(self) -> str:
+        """Its size, for who reads the run's output."""
+        return f"LoRA of rank {self.rank}" + (", on weights of 4 bits" if self.quantize else "")
 
 
 def add_adapter(model: PreTrainedModel, lora: LoRA, task: Task = "causal") -> Any:

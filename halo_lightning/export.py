@@ -154,7 +154,13 @@ def with_adapter(policy: str, dtype: Any, task: Any, lora: LoRA, weights: dict[s
     Raises:
         ConfigError: The policy is not where it was, or the adapter does not fit it.
     """
-    model: Any = add_adapter(load_model(policy, task, dtype=dtype), lora, task)
+    if lora.quantize is not None:
+        from halo_lightning.quantization import load_dequantized
+
+        base = load_dequantized(policy, task, dtype=dtype)  # what the adapter was trained on
+    else:
+        base = load_model(policy, task, dtype=dtype)
+    model: Any = add_adapter(base, lora, task)
     unknown = model.load_state_dict(weights, strict=False).unexpected_keys
     if unknown:
         raise ConfigError(f"the adapter does not fit {policy}, which has no {unknown[0]}")

@@ -117,6 +117,8 @@ class PolicyAndReference(nn.Module):
         lora: LoRA | None = None,
         activation_checkpointing: Checkpointing = "auto",
         build: Build = build_whole,
+        device: torch.device | str = "cpu",
+        compute: torch.dtype | None = None,
     ) -> PolicyAndReference:
         """Loads both from folders or hub ids.
 
@@ -133,16 +135,37 @@ class PolicyAndReference(nn.Module):
             lora: The adapter to train instead of the weights; None trains the weights.
             activation_checkpointing: Which activations of the policy are computed again in the backward pass.
             build: How modules are built, of which a process may get only a part.
+            device: Where quantised weights are to be, which cannot be moved; others are moved by a strategy.
+            compute: What quantised weights are computed with; None is `dtype`.
+
+        Raises:
+            ConfigError: Quantised weights cannot be built so.
         """
+        quantized = lora is not None and lora.quantize is not None
+        if quantized and build is not build_whole:
+            raise ConfigError(
+                "lora.quantize: weights of 4 bits cannot be spread over processes; with several GPUs use"
+                " --trainer.strategy ddp, with one --trainer.strategy auto"
+            )
 
         def load(path: str) -> PreTrainedModel:
-            model = load_model(path, task, dtype=dtype, attention=attention)
+            return run_as_asked(load_model(path, task, dtype=dtype, attention=attention))
+
+        def load_policy() -> PreTrainedModel:
+            if not quantized:
+                return load(policy)
+            from halo_lightning.quantization import load_quantized
+
+            options: dict[str, Any] = {"dtype": dtype, "attention": attention, "device": device, "compute": compute}
+            return run_as_asked(load_quantized(policy, task, **options))
+
+        def run_as_asked(model: PreTrainedModel) -> PreTrainedModel:
             if not packing:
                 pad_rows(model)
             return model
 
         def load_pair() -> PolicyAndReference:
-            model = load(policy)
+            model = load_policy()
             checkpoint_activations(model, activation_checkpointing)
             return cls(model if lora is None else add_adapter(model, lora, task))
 

@@ -20,6 +20,11 @@ EMBEDDED_BASE = "embedded:base"
 DType = Literal["auto", "float64", "float32", "bfloat16", "float16"]
 
 
+def compute_dtype(precision: str) -> torch.dtype | None:
+    """What a Trainer's mixed precision computes in; None where nothing is mixed."""
+    return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+
+
 def resolve_path(path_or_id: str) -> str:
     """The folder or hub id behind a name: `embedded:base` is a model that the package ships.
 
@@ -59,7 +64,12 @@ def model_class(task: Task) -> Any:
 
 
 def load_model(
-    path_or_id: str, task: Task = "causal", *, dtype: DType = "float32", attention: str | None = None
+    path_or_id: str,
+    task: Task = "causal",
+    *,
+    dtype: DType = "float32",
+    attention: str | None = None,
+    **loading: Any,
 ) -> PreTrainedModel:
     """Loads a model in training mode, with its dropout switched off; its shapes alone where the device is "meta".
 
@@ -70,6 +80,7 @@ def load_model(
         task: What the model is to do.
         dtype: Of the weights; `auto` is that of the stored file.
         attention: The attention implementation (`sdpa`, `flash_attention_2`, …); None is the model's default.
+        loading: Further options of transformers' `from_pretrained`.
 
     Raises:
         ConfigError: There is no model there, or it cannot be loaded.
@@ -77,7 +88,7 @@ def load_model(
     from transformers.utils import logging
 
     path = resolve_path(path_or_id)
-    options = {"num_labels": 1} if task == "reward" else {}
+    options = {**loading, "num_labels": 1} if task == "reward" else loading
     verbosity = logging.get_verbosity()
     if task == "reward":
         logging.set_verbosity_error()  # that the new head is not in the file is no news

@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from halo_lightning.errors import ConfigError
+from halo_lightning.pretrained import compute_dtype
 from halo_lightning.sharded_checkpoints import take_part
 
 
@@ -22,11 +23,6 @@ def built_without_memory(build: Callable[[], nn.Module]) -> Any:
     """A module whose weights have shapes and no values."""
     with torch.device("meta"):
         return build()
-
-
-def compute_dtype(precision: str) -> torch.dtype | None:
-    """What a Trainer's mixed precision computes in; None where nothing is mixed."""
-    return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
 
 
 def spread(

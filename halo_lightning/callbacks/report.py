@@ -128,7 +128,7 @@ def header(trainer: L.Trainer, module: HaloModule) -> Rows:
     trainable = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     every = sum(parameter.numel() for parameter in module.pair.policy.parameters())
     of = f" of {every:,}" if every != trainable else ""
-    kind = f"LoRA of rank {module.lora.rank}" if module.lora is not None else "all weights"
+    kind = "all weights" if module.lora is None else module.lora.described
     rows.append(("trains", f"{trainable:,}{of} parameters ({kind}), {module.dtype_of_weights} weights"))
     rows.append(("on", f"{devices(trainer)}, precision {trainer.precision}"))
     rows.append(("memory", memory(trainer, module)))

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
+from halo_lightning import quantization
 from halo_lightning.adapters import LoRA
 from halo_lightning.data.batches import Batch, Sequences
 from halo_lightning.data.loading import rescale_progress
@@ -29,7 +30,7 @@ from halo_lightning.modules import resuming
 from halo_lightning.modules.reference_pass import compute_missing, reference_caches
 from halo_lightning.optimization import LinearWarmup
 from halo_lightning.policy import PolicyAndReference, ReferenceMode, build_whole, without_adapter
-from halo_lightning.pretrained import DType, Task
+from halo_lightning.pretrained import DType, Task, compute_dtype
 from halo_lightning.reference import ReferenceCache
 
 Feedback = Literal["sft", "unary", "paired"]
@@ -61,7 +62,8 @@ class HaloModule(L.LightningModule):
             policy with its adapter switched off, in every step; with `lora`. The results are the same.
         reference_cache: The folder of the cache; None is `~/.cache/halo_lightning`, or what the environment variable
             `HALO_LIGHTNING_CACHE` says.
-        lora: Trains a low-rank adapter instead of the weights, such as `{rank: 16, alpha: 32}`.
+        lora: Trains a low-rank adapter instead of the weights, such as `{rank: 16, alpha: 32}`; with
+            `quantize: 4bit` in it the weights are kept in 4 bits (QLoRA).
         activation_checkpointing: What is computed again in the backward pass, so that it takes no memory until then:
             `none`; `selective`, what is cheap (norms, activation functions); `full`, everything in a block, which takes
             the least memory and about a seventh more time; or `auto`: `full` for batches whose activations would
@@ -171,6 +173,8 @@ class HaloModule(L.LightningModule):
                 lora=self.lora,
                 activation_checkpointing=self.activation_checkpointing,
                 build=getattr(self._strategy, "build", build_whole),
+                device=getattr(self._strategy, "root_device", "cpu"),
+                compute=None if self._trainer is None else compute_dtype(str(self.trainer.precision)),
             )
 
     @property
@@ -367,7 +371,8 @@ class HaloModule(L.LightningModule):
             "task": self.task,
             "policy": self.policy_path,
             "tokenizer": getattr(getattr(self.trainer, "datamodule", None), "tokenizer_path", None),
-            "config": plain(self.pair.policy).config.to_dict(),
+            # With an adapter, how the weights are quantised is a setting of the adapter.
+            "config": {key: value for key, value in self._model_config().items() if key not in quantization.SETTINGS},
             "lora": None if self.lora is None else asdict(self.lora),
             "dtype": self.dtype_of_weights,
             "accumulate": self.trainer.accumulate_grad_batches,
@@ -382,12 +387,15 @@ class HaloModule(L.LightningModule):
 
         What it notes of metrics and random numbers is taken up when training goes on.
         """
-        config = plain(self.pair.policy).config.to_dict()
-        resuming.check_is_of(checkpoint.get("halo_lightning"), type(self).__name__, config)
+        resuming.check_is_of(checkpoint.get("halo_lightning"), type(self).__name__, self._model_config())
         self._resumed = checkpoint.get(resuming.STATE)
         if self._trainer is not None and "loops" in checkpoint:
             accumulated = checkpoint.get("halo_lightning", {}).get("accumulate", 1)
             rescale_progress(checkpoint["loops"], accumulated, self._trainer.accumulate_grad_batches)
+
+    def _model_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = plain(self.pair.policy).config.to_dict()
+        return config
 
     def _go_on(self) -> None:
         """Takes up metrics and random numbers where a checkpoint left them."""

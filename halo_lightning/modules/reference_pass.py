@@ -43,6 +43,8 @@ def reference_caches(module: HaloModule) -> list[ReferenceCache]:
         "dtype": module.dtype_of_weights,
         "precision": str(module.trainer.precision),
     }
+    if module.lora is not None and module.lora.quantize and module.reference_path in (None, module.policy_path):
+        settings["quantize"] = module.lora.quantize  # the reference is the quantised policy
     datasets = [dataset for dataset in (data.train_dataset, data.validation_dataset) if len(dataset)]
     return [
         ReferenceCache(cache_folder("reference", module.reference_cache), dataset, settings) for dataset in datasets

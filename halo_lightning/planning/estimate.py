@@ -26,6 +26,7 @@ from halo_lightning.planning.steps import (
 from halo_lightning.planning.tracing import Trace
 from halo_lightning.planning.workload import Workload
 from halo_lightning.policy import ReferenceMode
+from halo_lightning.quantization import BYTES
 from halo_lightning.reference import TOKENS_AT_ONCE
 
 if TYPE_CHECKING:
@@ -101,8 +102,13 @@ class Estimator:
         policy, step, second = self.policy(choice), self.step(choice), self._second_model(choice)
         size, compute = storage.itemsize, numbers.weights.itemsize
         second_bytes = second.parameters * size + second.buffers if second is not None else 0
+        quantized = 0
+        if choice.lora is not None and choice.lora.quantize:
+            quantized = max(0, policy.frozen - policy.outside_blocks)
         sizes = Sizes(
-            weights=(policy.parameters + step.other_weights) * size + policy.buffers,
+            weights=int(
+                (policy.parameters - quantized + step.other_weights) * size + quantized * BYTES + policy.buffers
+            ),
             reference=second_bytes if step.with_reference else 0,
             gradients=(policy.trained + step.other_weights) * size,
             optimizer=self._optimizer(choice),
@@ -261,6 +267,8 @@ def numbers_of(choice: Choice, config: PretrainedConfig, module: HaloModule) -> 
             " bf16-mixed, 16-true or 16-mixed"
         )
     half = PRECISIONS[name]
+    if kind == "mixed" and choice.lora is not None and choice.lora.quantize:
+        return Numbers(half, None, choice.on_gpu), stored  # no copies of weights are kept for the backward pass
     if kind == "mixed":
         return Numbers(half if choice.strategy.sharded else stored, half, choice.on_gpu), stored
     return Numbers(half, None, choice.on_gpu), half

@@ -57,7 +57,7 @@ def _heading(plan: Plan) -> str:
     module = plan.job.module
     choice, _ = plan.memory[plan.devices]
     reference = f", reference {choice.reference_mode}" if module.needs_reference else ""
-    lora = f", LoRA of rank {choice.lora.rank}" if choice.lora else ""
+    lora = f", {choice.lora.described}" if choice.lora else ""
     return (
         f"{type(module).__name__} of {module.policy_path} ({plan.parameters:,} weights): {choice.strategy},"
         f" {choice.precision}, activation checkpointing {choice.checkpointing}{reference}{lora}\n"

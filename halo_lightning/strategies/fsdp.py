@@ -16,7 +16,8 @@ from torch.distributed.fsdp.wrap import CustomPolicy
 from torchmetrics import Metric
 
 from halo_lightning.errors import ConfigError
-from halo_lightning.sharding import built_without_memory, check_filled, compute_dtype
+from halo_lightning.pretrained import compute_dtype
+from halo_lightning.sharding import built_without_memory, check_filled
 from halo_lightning.strategies.sharded import ShardedCheckpoints
 
 
