@@ -271,11 +271,23 @@ class SafeReader(dcp.FileSystemReader):
         return metadata
 
 
+_DESCRIPTIONS = (
+    "Metadata",
+    "MetadataIndex",
+    "StorageMeta",
+    "BytesStorageMetadata",
+    "ChunkStorageMetadata",
+    "TensorProperties",
+    "TensorStorageMetadata",
+    "_MEM_FORMAT_ENCODING",
+)
+
+
 class _Descriptions(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if name in ("PosixPath", "WindowsPath") and module.partition(".")[0] == "pathlib":
             return lambda *parts: "/".join(map(str, parts))  # the folder that it was written to
-        if (module, name) in _KNOWN or module == "torch.distributed.checkpoint.metadata":
+        if (module, name) in _KNOWN:
             return super().find_class(module, name)
         found = getattr(torch, name, None) if module == "torch" else None
         if isinstance(found, (torch.dtype, torch.layout, torch.memory_format)) or found is torch.Size:
@@ -283,7 +295,9 @@ class _Descriptions(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is no description of a tensor")
 
 
+# Names one by one: the modules that they are in import others, such as `os`, which a dotted name would reach.
 _KNOWN = {
+    *((Metadata.__module__, name) for name in _DESCRIPTIONS),
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
     ("torch.serialization", "_get_layout"),
     ("collections", "OrderedDict"),

@@ -29,7 +29,7 @@ class ContinuedCurves(L.Callback):
         """Removes what a run had logged before its first checkpoint, where it starts from the beginning again."""
         if trainer.ckpt_path is None:
             for logger in _loggers(trainer):
-                for path in _of_earlier_processes(logger):
+                for path in of_earlier_processes(logger):
                     path.unlink()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -45,7 +45,7 @@ class ContinuedCurves(L.Callback):
         for noted, logger in zip(checkpoint.get(RUN, {}).get("curves", []), _loggers(trainer), strict=False):
             target = Path(logger.log_dir)
             source = Path(noted["folder"]) if Path(noted["folder"]).is_dir() else target  # a run that was moved
-            for path in _of_earlier_processes(logger):
+            for path in of_earlier_processes(logger):
                 if path.name not in noted["files"]:
                     path.unlink()
             for name, size in noted["files"].items():
@@ -68,7 +68,7 @@ def _loggers(trainer: L.Trainer) -> list[TensorBoardLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
-def _of_earlier_processes(logger: TensorBoardLogger) -> list[Path]:
+def of_earlier_processes(logger: TensorBoardLogger) -> list[Path]:
     """The event files of a logger but its own, which Lightning opens before any hook is called."""
     own = Path(logger.experiment.file_writer.event_writer._file_name).name
     return [path for path in Path(logger.log_dir).glob(PATTERN) if path.name != own]

@@ -68,6 +68,10 @@ class SampleCompletions(L.Callback):
 
     # --- when ------------------------------------------------------------------------------------------------------
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Forgets an earlier run."""
+        self._sampled_at = -1
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Chooses the prompts, and samples the reference and the policy before the first step."""
         data = getattr(trainer, "datamodule", None)
@@ -85,7 +89,8 @@ class SampleCompletions(L.Callback):
             return
         if len(self._reference) != len(self._asked):  # else a checkpoint had them
             self._reference = self._sample_reference(trainer, pl_module)
-        self._show(trainer, pl_module)
+        if self._sampled_at < 0:  # a run that goes on has done so
+            self._show(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -104,12 +109,12 @@ class SampleCompletions(L.Callback):
         self._show(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the reference said: a run that goes on does not need it any more."""
-        return {"reference": self._reference}
+        """What the reference said, which a run that goes on does not need any more, and when the policy was asked."""
+        return {"reference": self._reference, "sampled_at": self._sampled_at}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes it back."""
-        self._reference = state_dict["reference"]
+        self._reference, self._sampled_at = state_dict["reference"], state_dict["sampled_at"]
 
     # --- what ------------------------------------------------------------------------------------------------------
 

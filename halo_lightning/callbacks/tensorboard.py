@@ -8,6 +8,8 @@ import lightning as L
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from halo_lightning.callbacks.curves import of_earlier_processes
+
 CHARTS: dict[str, dict[str, list[str]]] = {
     "Alignment": {
         "loss": ["loss", "val/loss"],
@@ -43,7 +45,7 @@ class TensorBoardPage(L.Callback):
 
     @rank_zero_only
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes the layout."""
+        """Writes the layout, unless the run goes on in a folder that has it."""
         layout = {
             page: {
                 # Names are regular expressions there.
@@ -53,7 +55,8 @@ class TensorBoardPage(L.Callback):
             for page, charts in CHARTS.items()
         }
         for logger in _loggers(trainer):
-            logger.experiment.add_custom_scalars(layout)
+            if not of_earlier_processes(logger):
+                logger.experiment.add_custom_scalars(layout)
 
     @rank_zero_only
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
