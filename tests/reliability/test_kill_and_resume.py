@@ -18,6 +18,8 @@ SMALL = [
     "--data.batch_size=8",
     "--data.validation_fraction=0.2",
     "--trainer.log_every_n_steps=3",  # does not divide what checkpoints are made at
+    "--samples.prompts=1",
+    "--samples.max_new_tokens=4",
     "--ckpt_path=last",
 ]
 
@@ -26,13 +28,17 @@ def fit(config: str, train: str, *options: str) -> list[str]:
     return ["fit", f"--config={CONFIGS / config}", f"--data.train=embedded:{train}", *SMALL, *options]
 
 
+NO_PICTURES = "--pictures.every_n_steps=0"  # drawing them takes half of the time of a run
 STAGE = (
     '--sft_stage.arguments=["--run_dir=runs/sft", "--model.policy=embedded:small", "--trainer.log_every_n_steps=2",'
-    ' "--data.train=embedded:sft?examples=40", "--data.batch_size=8", "--data.validation_fraction=0.2"]'
+    ' "--data.train=embedded:sft?examples=40", "--data.batch_size=8", "--data.validation_fraction=0.2",'
+    ' "--samples.prompts=1", "--samples.max_new_tokens=4", "--trainer.val_check_interval=2"]'
 )
 SCENARIOS = {
     "two stages": [
         *fit("tiny_sft_kto.yaml", "thumbs?examples=40", "--run_dir=runs/kto", "--trainer.max_epochs=2", STAGE),
+        "--trainer.val_check_interval=2",
+        NO_PICTURES,
     ],
     # Validations fall within accumulated gradients; the best by a metric are kept; checkpoints by steps.
     "accumulated, best kept": [
@@ -44,6 +50,7 @@ SCENARIOS = {
         "--checkpoint.save_top_k=2",
         "--checkpoint.every_n_train_steps=3",
         "--data.num_workers=1",
+        NO_PICTURES,
     ],
     # State of the method's own; a validation and a checkpoint at the end of each epoch; a schedule that decays.
     "ends of epochs": [
@@ -52,6 +59,7 @@ SCENARIOS = {
         "--trainer.val_check_interval=1.0",
         "--model.scheduler=halo_lightning.LinearWarmup",
         "--model.scheduler.then=cosine",
+        "--pictures.every_n_steps=12",
     ],
     # No validation at all, checkpoints at every step, all of them kept, an adapter whose reference is the policy.
     "adapter": [
@@ -61,6 +69,7 @@ SCENARIOS = {
         "--checkpoint.every_n_train_steps=1",
         "--checkpoint.save_top_k=-1",
         "--model.lora={rank: 4, alpha: 8}",
+        NO_PICTURES,
     ],
 }
 
