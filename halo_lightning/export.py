@@ -242,6 +242,11 @@ def _read_folder(path: Path, dtype: torch.dtype | None) -> Read:
 
     if not is_sharded(path):
         inside = _names(path.glob("*.ckpt"))
+        if (path / "latest").is_file():
+            raise ConfigError(
+                f"{path}: a checkpoint of DeepSpeed. A run that has ended has an export already; else --ckpt_path last"
+                " goes on from it, and DeepSpeed's own zero_to_fp32.py makes a file of weights from it"
+            )
         hint = f": it holds {inside}" if inside else ""
         raise ConfigError(f"{path}: this folder is no checkpoint{hint}")
     rest = read_rest(path)

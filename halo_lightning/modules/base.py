@@ -22,6 +22,7 @@ from halo_lightning import quantization
 from halo_lightning.adapters import LoRA
 from halo_lightning.data.batches import Batch, Sequences
 from halo_lightning.data.loading import rescale_progress
+from halo_lightning.deepspeed import prepare_deepspeed
 from halo_lightning.errors import ConfigError
 from halo_lightning.forward import Checkpointing, plain, target_logps
 from halo_lightning.losses import humanline_clip
@@ -198,7 +199,7 @@ class HaloModule(L.LightningModule):
         return self.models
 
     def setup(self, stage: str) -> None:
-        """Checks that the data module brings the feedback that this method learns from, and looks into the cache."""
+        """Checks that data module and strategy are such that this method can learn, and looks into the cache."""
         data = getattr(self.trainer, "datamodule", None)
         feedback = getattr(data, "feedback", self.feedback[0])
         if feedback not in self.feedback:
@@ -208,6 +209,9 @@ class HaloModule(L.LightningModule):
                 f" {type(data).__name__} brings {feedback} feedback: use {wanted} (SFTDataModule and UnaryDataModule"
                 " read preference pairs as well)"
             )
+        prepare_deepspeed(self._strategy, data)
+        # Log-probabilities and weights of a batch stay float32: a precision is about what a model computes.
+        self.trainer.precision_plugin.convert_input = lambda batch: batch  # type: ignore[method-assign]
         self._caches = reference_caches(self)
         for cache in self._caches:
             cache.dataset.reference_logps = cache.read()
@@ -323,9 +327,13 @@ class HaloModule(L.LightningModule):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
-        """Lightning's, and then the gradients go: otherwise they would stay during the next forward pass."""
+        """Lightning's, and then the gradients go: otherwise they would stay during the next forward pass.
+
+        DeepSpeed is called for every micro-batch, keeps gradients until the last one, and drops them itself.
+        """
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        optimizer.zero_grad()
+        if not self.trainer.strategy.handles_gradient_accumulation:
+            optimizer.zero_grad()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds one batch of held-out feedback to the validation metrics."""

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
 from halo_lightning.data.batches import PairedBatch, Sequences, UnaryBatch
+from halo_lightning.deepspeed import refuse_deepspeed
 from halo_lightning.forward import predicting_states, target_logps
 from halo_lightning.losses import discounted_returns, generalized_advantages, offline_ppo_loss, whiten
 from halo_lightning.metrics import ImplicitRewards, MeanKL, MeanLoss, UnaryRewardAccuracy
@@ -120,6 +121,8 @@ class OfflinePPO(HaloModule):
     def setup(self, stage: str) -> None:
         """Checks as of every method, and that the groups that are whitened fit into the micro-batches."""
         super().setup(stage)
+        if self.advantage == "gae":
+            refuse_deepspeed(self._strategy, "the value head")
         check_scope("whiten_over", self.whiten_over, getattr(self.trainer, "datamodule", None))
 
     def estimate_advantages(

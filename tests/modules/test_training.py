@@ -253,3 +253,20 @@ def test_gradients_do_not_stay_during_the_next_forward_pass(pairs: str, tmp_path
         DPO("embedded:base"), datamodule=data
     )
     assert [all(step) for step in seen] == [True, False, True, False]
+
+
+def test_half_precision_leaves_the_log_probabilities_of_the_reference_as_they_are(thumbs: str, tmp_path: Path) -> None:
+    """Lightning would round them to bfloat16, which has no place for the tenth of a nat."""
+    seen: list[torch.dtype] = []
+
+    class Watch(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+            seen.append(batch.sequences.reference_logps.dtype)
+
+    data = UnaryDataModule(thumbs, batch_size=8, max_length=128, max_prompt_length=64, validation_fraction=0.0)
+    fitted = trainer(tmp_path, max_steps=1, precision="bf16-true", callbacks=[Watch()])
+    module = KTO("embedded:base")
+    fitted.fit(module, datamodule=data)
+    assert seen == [torch.float32]
+    assert {weight.dtype for weight in module.parameters()} == {torch.bfloat16}
+    assert module.training_metrics["loss"].total.dtype == torch.float64
