@@ -211,7 +211,7 @@ class HaloModule(L.LightningModule):
             )
         prepare_deepspeed(self._strategy, data)
         # Log-probabilities and weights of a batch stay float32: a precision is about what a model computes.
-        self.trainer.precision_plugin.convert_input = lambda batch: batch  # type: ignore[method-assign]
+        self.trainer.precision_plugin.convert_input = lambda data: data  # type: ignore[method-assign]
         self._caches = reference_caches(self)
         for cache in self._caches:
             cache.dataset.reference_logps = cache.read()
