@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
+from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -64,6 +66,16 @@ def one_by_one(model: torch.nn.Module, sequences: Sequences) -> torch.Tensor:
 @pytest.fixture(autouse=True)
 def every_test_has_a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HALO_LIGHTNING_CACHE", str(tmp_path / "halo_lightning_cache"))
+
+
+@pytest.fixture(autouse=True)
+def what_a_command_silences_is_heard_again() -> Iterator[None]:
+    """A command that a test runs in this process makes loggers quiet, which other tests listen to."""
+    loggers = [logging.getLogger(name) for name in ("halo_lightning.data", "lightning", "lightning.pytorch")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -47,7 +48,10 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(program: Path, *arguments: str, cwd: Path) -> str:
-    done = subprocess.run([str(program), *arguments], capture_output=True, text=True, cwd=cwd, timeout=600)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [str(program), *arguments], capture_output=True, text=True, cwd=cwd, timeout=600, env=environment
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
