@@ -39,7 +39,13 @@ def config_schema() -> JSONSchema:
     from lightning.pytorch import Trainer
     from lightning.pytorch.callbacks import ModelCheckpoint
 
-    from halo_lightning.callbacks import HuggingFaceExport, RewardPictures, SampleCompletions, ValidateEvery
+    from halo_lightning.callbacks import (
+        HuggingFaceExport,
+        RewardPictures,
+        SampleCompletions,
+        ValidateEvery,
+        WatchNumbers,
+    )
     from halo_lightning.composition import INCLUDE
     from halo_lightning.training_cli import SFTStage, training_parser
 
@@ -50,6 +56,7 @@ def config_schema() -> JSONSchema:
         "pictures": settings_of(RewardPictures),
         "samples": settings_of(SampleCompletions),
         "validate_every": settings_of(ValidateEvery),
+        "watch": settings_of(WatchNumbers),
         "model": one_of_classes(_public("modules")),
         "data": one_of_classes(_public("data")),
     }

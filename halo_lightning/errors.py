@@ -16,6 +16,10 @@ class ConfigError(HaloError, ValueError):
     """A setting, or a combination of settings, that cannot work."""
 
 
+class NotFiniteError(HaloError, ArithmeticError):
+    """A loss or a gradient that is NaN or infinite."""
+
+
 class RowNumber(int):
     """The number of a row, counted from 1, in a source that has no lines: messages say "row" instead of "line"."""
 

@@ -30,6 +30,7 @@ from halo_lightning.callbacks import (
     TensorBoardPage,
     Throughput,
     ValidateEvery,
+    WatchNumbers,
 )
 from halo_lightning.checkpoints import check, newest_good
 from halo_lightning.composition import composed, is_composed
@@ -126,6 +127,7 @@ class HaloCLI(LightningCLI):
         parser.add_lightning_class_args(SampleCompletions, "samples")
         parser.add_lightning_class_args(RewardPictures, "pictures")
         parser.add_lightning_class_args(ValidateEvery, "validate_every")
+        parser.add_lightning_class_args(WatchNumbers, "watch")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -343,6 +345,7 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
         "run_dir",
         "export",
         "checkpoint",
+        "watch",
         "samples",
         "pictures",
         "ckpt_path",

@@ -10,6 +10,7 @@ from halo_lightning.callbacks.samples import SampleCompletions
 from halo_lightning.callbacks.tensorboard import TensorBoardPage
 from halo_lightning.callbacks.throughput import Throughput
 from halo_lightning.callbacks.validation import ValidateEvery
+from halo_lightning.callbacks.watch import WatchNumbers
 
 __all__ = [
     "ContinuedCurves",
@@ -22,4 +23,5 @@ __all__ = [
     "TensorBoardPage",
     "Throughput",
     "ValidateEvery",
+    "WatchNumbers",
 ]
