@@ -17,6 +17,7 @@ from importlib import import_module
 
 from halo_lightning.errors import HaloError
 from halo_lightning.program import program_name
+from halo_lightning.trust import take_option, trust_known_classes_only
 
 TRAINING = {
     "fit": "train a policy as a configuration says, and export it",
@@ -81,7 +82,9 @@ usage: {program} COMMAND [options]
 
 {program} COMMAND --help    shows the options of a command
 {program} fit --config configs/tiny_sft_kto.yaml --print_config    shows all settings of a run
---debug, with any command, shows the whole traceback of an error"""
+--debug, with any command, shows the whole traceback of an error
+--trusted_classes_only, with any command, imports no class that a configuration names, unless it is of this package,
+  Lightning or torch.optim"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,6 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = [argument for argument in arguments if argument != "--debug"]
         os.environ["JSONARGPARSE_DEBUG"] = "true"
     try:
+        arguments, trusted_only = take_option(arguments)
+        if trusted_only:
+            trust_known_classes_only()
         return run(arguments)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from halo_lightning.errors import ConfigError
+from halo_lightning.trust import check_trusted
 
 Answers = list[tuple[Any, str]]
 """A value, or why there is none, for each completion."""
@@ -25,8 +26,9 @@ def load(path: str) -> Any:
     """The function with this path.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is none, or it is not trusted.
     """
+    check_trusted(path.replace(":", "."))
     name, function = path.split(":")
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
