@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 # Processes that run tests; each uses one thread.
 WORKERS ?= 2
 
-.PHONY: help venv demo test test-slow test-gpu format lint types unit bench methods pictures clean
+.PHONY: help venv demo test test-slow test-gpu format lint types unit bench methods docs notebooks pictures clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
@@ -38,7 +38,7 @@ types: $(STAMP) ## Check the types.
 unit: $(STAMP) ## Run the default tests alone.
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-test-slow: $(STAMP) ## Run the tests that take minutes.
+test-slow: $(EXTRAS_STAMP) ## Run the tests that take minutes.
 	$(BIN)/python -m pytest -m slow
 
 test-gpu: $(STAMP) ## Run the tests that need a CUDA device.
@@ -58,6 +58,19 @@ bench: $(BENCH_STAMP) ## Measure training beside TRL and straightforward PyTorch
 	$(BIN)/python -m benchmarks.growth --data $(HH)
 	$(BIN)/python -m benchmarks.results
 
+EXTRAS_STAMP := $(VENV)/.extras_installed
+
+$(EXTRAS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,docs,notebooks]"
+	@touch $@
+
+docs: $(EXTRAS_STAMP) ## Build the documentation site: site/index.html.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "built site/index.html"
+
+notebooks: $(EXTRAS_STAMP) ## Run all notebooks, and keep what they show in them (some minutes).
+	cd notebooks && for name in *.ipynb; do "$(CURDIR)/$(BIN)/jupyter-execute" --inplace "$$name" || exit 1; done
+
 pictures: $(STAMP) ## Make the README's pictures again (needs chromium and tmux).
 	$(BIN)/python docs/make_pictures.py
 
@@ -65,4 +78,4 @@ methods: $(STAMP) ## Train every method on three seeds, and make the table docs/
 	$(BIN)/python cli.py compare
 
 clean: ## Remove the environment, caches and runs.
-	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) runs site notebooks/runs .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -7,6 +7,7 @@ Debian: `apt-get install chromium tmux`. Nothing else of this package needs eith
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import shutil
 import socket
@@ -19,10 +20,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-IMAGES = Path(__file__).resolve().parent / "images"
-CLI = [sys.executable, "cli.py"]
-TABS = {"custom_scalars": "tensorboard.png", "images": "tensorboard_pictures.png", "histograms": "histograms.png"}
-COMMAND = "python cli.py fit --config configs/tiny_sft_kto.yaml"
+REPOSITORY = Path(__file__).resolve().parent.parent
+IMAGES = REPOSITORY / "docs" / "images"
+TABS = {
+    "custom_scalars": ("tensorboard.png", 1100),
+    "images": ("tensorboard_pictures.png", 1060),
+    "histograms": ("tensorboard_histograms.png", 760),
+    "hparams": ("tensorboard_hparams.png", 500),
+}
+"""The picture of each of TensorBoard's tabs, and its height in pixels."""
 
 
 def browser() -> str | None:
@@ -102,26 +108,26 @@ def screenshot(address: str, out: str | Path, *, width: int = 1500, height: int 
         raise RuntimeError(f"Chromium made no picture of {address}: {done.stderr[-1000:]}")
 
 
-def terminal_picture(command: list[str], shown: str, out: str | Path, *, width: int = 100, height: int = 34) -> None:
+def terminal_picture(command: str, folder: Path, out: Path, *, width: int = 112, height: int = 70) -> None:
     """A picture of the terminal at the end of a command, with its colours.
 
     Args:
-        command: What is run, in this folder.
-        shown: What the prompt of the picture says was typed.
+        command: What is typed.
+        folder: Where.
         out: The SVG to write.
         width: Columns of the terminal.
-        height: Its lines.
+        height: Its lines; those that stay empty are not drawn.
     """
     from rich.console import Console
     from rich.text import Text
 
     tmux = ["tmux", "-L", f"pictures{time.time_ns()}", "-f", "/dev/null"]
-    typed = f"printf '$ %s\\n' {shlex.quote(shown)}; {shlex.join(command)}; echo; sleep 1; touch done"
-    with tempfile.TemporaryDirectory() as folder:
-        line = typed.replace("touch done", f"touch {folder}/done; sleep 60")
-        subprocess.run([*tmux, "new-session", "-d", "-x", str(width), "-y", str(height), line], check=True)
+    with tempfile.TemporaryDirectory() as notes:
+        line = f"printf '$ %s\\n' {shlex.quote(command)}; {command}; echo; sleep 1; touch {notes}/done; sleep 60"
+        size = ["-x", str(width), "-y", str(height)]
+        subprocess.run([*tmux, "new-session", "-d", *size, "-c", str(folder), line], check=True, env=environment())
         for _ in range(1200):
-            if (Path(folder) / "done").exists():
+            if (Path(notes) / "done").exists():
                 break
             time.sleep(0.5)
         screen = subprocess.run([*tmux, "capture-pane", "-e", "-p"], check=True, capture_output=True, text=True).stdout
@@ -131,25 +137,50 @@ def terminal_picture(command: list[str], shown: str, out: str | Path, *, width: 
     console.save_svg(str(out), title="halo_lightning")
 
 
+def environment() -> dict[str, str]:
+    """That of this process, in which `python` is the Python that runs this."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def make_pictures(folder: Path) -> None:
+    """Trains the runs of the README in a folder that looks like a clone, and makes its pictures of them.
+
+    Args:
+        folder: Runs that are there already are not trained again.
+    """
+    for name in ("cli.py", "configs", "halo_lightning"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(REPOSITORY / name)
+    if not (folder / "runs" / "tiny_sft_kto" / "export").is_dir():
+        command = "python cli.py fit --config configs/tiny_sft_kto.yaml"
+        terminal_picture(command, folder, IMAGES / "terminal.svg")
+    rest = [["curves", "--runs=runs/tiny_sft_kto", f"--out={IMAGES / 'curves.png'}"]]
+    rest.append(["values", f"--out={IMAGES / 'values.png'}"])
+    if not (folder / "runs" / "tiny_sft_dpo" / "export").is_dir():
+        rest.append(["fit", "--config=configs/tiny_sft_dpo.yaml"])
+    for arguments in rest:
+        subprocess.run([sys.executable, "cli.py", *arguments], check=True, cwd=folder, env=environment())
+    with tempfile.TemporaryDirectory() as shown:
+        for name in ("kto", "dpo"):  # short names, for TensorBoard cuts long ones
+            (Path(shown) / name).symlink_to(folder / "runs" / f"tiny_sft_{name}" / "tensorboard" / "version_0")
+        with tensorboard(shown) as address:
+            for tab, (picture, height) in TABS.items():
+                screenshot(f"{address}/#{tab}", IMAGES / picture, height=height)
+                print(f"made {IMAGES / picture}")
+
+
 def main() -> None:
-    """Trains the runs of the README and makes its pictures of them."""
+    """Makes the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", default="runs/pictures", help="the folder of the runs, which are trained if missing")
-    folder = Path(parser.parse_args().runs)
+    parser.add_argument("--folder", help="where the runs are trained, to be kept; by default a temporary folder")
+    given = parser.parse_args().folder
     IMAGES.mkdir(exist_ok=True)
-    for method, stage in (("kto", "tiny_sft_kto"), ("dpo", "tiny_sft_dpo")):
-        if not (folder / method / "export").is_dir():
-            command = [*CLI, "fit", "--config", f"configs/{stage}.yaml", f"--run_dir={folder / method}"]
-            if method == "kto":
-                terminal_picture(command, COMMAND, IMAGES / "terminal.svg")
-            else:
-                subprocess.run(command, check=True)
-    subprocess.run([*CLI, "curves", f"--runs={folder / 'kto'}", f"--out={IMAGES / 'curves.png'}"], check=True)
-    subprocess.run([*CLI, "values", f"--out={IMAGES / 'values.png'}"], check=True)
-    with tensorboard(folder) as address:
-        for tab, name in TABS.items():
-            screenshot(f"{address}/#{tab}", IMAGES / name)
-            print(f"made {IMAGES / name}")
+    if given:
+        Path(given).mkdir(parents=True, exist_ok=True)
+        make_pictures(Path(given).resolve())
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            make_pictures(Path(folder))
 
 
 if __name__ == "__main__":

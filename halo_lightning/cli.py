@@ -138,6 +138,7 @@ def run(arguments: list[str]) -> int:
         else:
             print(help_of_function(program, command, *FUNCTIONS[command]))
         return 0
+    look_here()
     if "--help_all" in rest:
         arguments, rest = [command, "--help"], ["--help"]
     if command == "inspect":
@@ -168,6 +169,12 @@ def run(arguments: list[str]) -> int:
 
     known = [*TRAINING, *FUNCTIONS]
     raise HaloError(f"unknown command {command!r}{nearest(command, known)} (commands: {', '.join(known)})")
+
+
+def look_here() -> None:
+    """Lets classes of the working directory be named in a configuration, also where the installed `halo` runs."""
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def named(arguments: list[str], function: Callable[..., None]) -> list[str]:

@@ -12,17 +12,18 @@ IGNORED = (
     "is smaller than the logging interval",
     "treespec",
     "is_gradient_checkpointing",  # peft asks for it by its old name
+    "IProgress not found",  # in a notebook without ipywidgets
     "Total length of `list` across ranks is zero",  # no validation, which is said elsewhere
 )
 
 
 def quieten() -> None:
     """Takes progress bars of loading and saving, tips, and warnings without consequence out of the output."""
+    for message in IGNORED:
+        warnings.filterwarnings("ignore", message=f".*{message}.*")
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("halo_lightning.data").setLevel(logging.ERROR)  # the report of the run says the same
-    for message in IGNORED:
-        warnings.filterwarnings("ignore", message=f".*{message}.*")

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 DESIRABLE, UNDESIRABLE = "#1b7837", "#b2182b"
 POINTS = 400
 """Most points that are drawn of each kind, the last ones."""
+SIZE = (4.4, 3.8)
+"""Width and height in inches: small, so that text is legible in TensorBoard's small pictures."""
+PLACES = {"left": 0.17, "right": 0.97, "bottom": 0.14, "top": 0.92}
 
 
 class Rewards(NamedTuple):
@@ -50,19 +53,19 @@ def draw_value_function(rewards: Rewards, value: ValueFunction | None, title: st
     Returns:
         The figure.
     """
-    figure = new_figure(6, 5, layout=None)  # finding a layout would be most of the time
-    places = {"left": 0.13, "right": 0.98, "bottom": 0.12, "top": 0.93, "hspace": 0.06}
+    figure = new_figure(*SIZE, layout=None)  # finding a layout would be most of the time
+    places = {**PLACES, "hspace": 0.08}
     above, below = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (3, 1), **places})
     kinds = _kinds(rewards)
     span = max([3.0, *(1.1 * float(relative.abs().max()) for _, _, relative, _, _ in kinds if len(relative))])
     z = torch.linspace(-span, span, 401, dtype=torch.float64)
     for name, color, relative, outcome, sign in kinds:
         if value is not None:
-            above.plot(z, value(sign * z, torch.zeros_like(z)), color=color, linewidth=1.5, label=f"value of {name}")
+            above.plot(z, value(sign * z, torch.zeros_like(z)), color=color, linewidth=1.5, label=name)
             points = relative.double()
             outcome = value(sign * points, torch.zeros_like(points))
-        label = None if value is not None else f"{name}: −loss"
-        above.scatter(relative, outcome, s=36, color=color, alpha=0.35, edgecolors="white", label=label, zorder=3)
+        label = None if value is not None else name
+        above.scatter(relative, outcome, s=30, color=color, alpha=0.35, edgecolors="white", label=label, zorder=3)
         below.hist(relative.numpy(), bins=60, range=(-span, span), color=color, alpha=0.5)
     for axis in (above, below):
         axis.axvline(0, color="black", linewidth=0.5)
@@ -70,13 +73,10 @@ def draw_value_function(rewards: Rewards, value: ValueFunction | None, title: st
     above.axhline(0, color="black", linewidth=0.5)
     above.set_ylabel("value h(z, z_ref)" if value is not None else "−loss")
     above.set_title(title)
-    above.legend(fontsize="small")
+    above.legend(fontsize="small", handlelength=1.2)
     below.set_ylabel("outputs" if not rewards.paired else "pairs")
-    below.set_xlabel(
-        "reward of the chosen − reward of the rejected one"
-        if rewards.paired
-        else "reward relative to the reference point, z − z_ref"
-    )
+    single = "reward" if rewards.reference_points is None else "reward − reference point, z − z_ref"
+    below.set_xlabel("reward of chosen − of rejected" if rewards.paired else single)
     return figure
 
 
@@ -91,8 +91,8 @@ def _kinds(rewards: Rewards) -> list[tuple[str, str, Tensor, Tensor, int]]:
         relative = relative - rewards.reference_points
     good = rewards.desirable
     return [
-        ("a desirable output", DESIRABLE, relative[good][-POINTS:], -rewards.losses[good][-POINTS:], 1),
-        ("an undesirable output", UNDESIRABLE, relative[~good][-POINTS:], -rewards.losses[~good][-POINTS:], -1),
+        ("desirable", DESIRABLE, relative[good][-POINTS:], -rewards.losses[good][-POINTS:], 1),
+        ("undesirable", UNDESIRABLE, relative[~good][-POINTS:], -rewards.losses[~good][-POINTS:], -1),
     ]
 
 
@@ -107,24 +107,32 @@ def draw_kl_against_reward(points: dict[str, list[tuple[int, float, float]]], ti
     Returns:
         The figure.
     """
-    figure = new_figure(6, 5, layout=None)
-    axis = figure.subplots(gridspec_kw={"left": 0.13, "right": 0.98, "bottom": 0.12, "top": 0.93})
-    for (name, rows), marker in zip(points.items(), ("o", "D"), strict=False):
-        if rows:
-            steps, kl, margin = zip(*rows, strict=True)
-            axis.plot(kl, margin, color="0.7", linewidth=0.8, zorder=1)
-            axis.scatter(
-                kl, margin, c=steps, cmap="viridis", marker=marker, s=30, label=name, zorder=2, edgecolors="0.3"
-            )
+    figure = new_figure(*SIZE, layout=None)
+    axis = figure.subplots(gridspec_kw=PLACES)
+    for (name, rows), style, color in zip(points.items(), ("-o", "--D"), ("#2166ac", "#e08214"), strict=True):
+        if not rows:
+            continue
+        steps, kl, margin = zip(*rows, strict=True)
+        axis.plot(kl, margin, style, color=color, markersize=4, linewidth=1, label=name)
+        if name == "training":  # the ends of the other one are beside these
             for place in {0, len(rows) - 1}:
                 axis.annotate(
-                    f"{steps[place]:,}", (kl[place], margin[place]), xytext=(5, 5), textcoords="offset points"
+                    f"step {steps[place]:,}",
+                    (kl[place], margin[place]),
+                    xytext=(0, -14) if place == 0 else (9, 3),
+                    textcoords="offset points",
+                    ha="center" if place == 0 else "left",
                 )
     if any(points.values()):
-        axis.legend(fontsize="small", title="numbers are steps")
-    axis.axvspan(min(0.0, axis.get_xlim()[0]), 0, color="0.95", zorder=0)
-    axis.set_xlabel("KL from the reference: mean log-ratio, nats (below 0: taken as 0)")
-    axis.set_ylabel("reward margin: desirable minus undesirable")
+        axis.legend(fontsize="small")
+    axis.margins(x=0.14, y=0.14)
+    left, right = axis.get_xlim()
+    if left < 0:
+        axis.axvspan(left, 0, color="0.95", zorder=0)
+        axis.set_xlim(left, right)
+        axis.text(0.03, 0.03, "grey: KL is taken as 0", transform=axis.transAxes, fontsize="small", color="0.4")
+    axis.set_xlabel("KL: mean log-ratio to the reference, nats")
+    axis.set_ylabel("reward margin")
     axis.set_title(title)
     axis.grid(alpha=0.3)
     return figure

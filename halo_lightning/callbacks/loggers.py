@@ -60,7 +60,7 @@ def log_histogram(trainer: L.Trainer, name: str, values: Tensor) -> None:
             logger.log_metrics({name: wandb.Histogram(values.numpy())})
 
 
-def pixels(figure: Figure, dpi: int = 90) -> NDArray[np.uint8]:
+def pixels(figure: Figure, dpi: int = 130) -> NDArray[np.uint8]:
     """A figure as `[height, width, 3]`."""
     figure.set_dpi(dpi)
     canvas: Any = figure.canvas

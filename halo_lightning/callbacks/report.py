@@ -73,7 +73,7 @@ class RunReport(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The metrics on held-out feedback."""
         if not trainer.sanity_checking and (line := shown_metrics(trainer.callback_metrics, "val/")):
-            print(f"  held out    {line}", flush=True)
+            say("", [("held out", line)])
 
     @rank_zero_only
     def _print_step(self, trainer: L.Trainer) -> None:
@@ -159,7 +159,7 @@ def memory(trainer: L.Trainer, module: HaloModule) -> str:
     shares = trainer.world_size if sharded else 1
     size = (weights + 3 * trained) / shares
     amount = f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-    return f"{amount} a device for weights, gradients and Adam, without activations ({program_name()} plan)"
+    return f"{amount} a device for weights, gradients and Adam (with activations: {program_name()} plan)"
 
 
 def devices(trainer: L.Trainer) -> str:
