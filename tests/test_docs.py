@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,17 @@ PAGES = sorted(DOCS.rglob("*.md"))
 HOWTO = sorted((DOCS / "howto").glob("*.md"))
 TEXTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *PAGES]
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
-QUICK = ("--trainer.num_sanity_val_steps=0", "--trainer.log_every_n_steps=1", "--samples.prompts=0")
+QUICK = (
+    "--trainer.num_sanity_val_steps=0",
+    "--trainer.log_every_n_steps=1",
+    "--samples.prompts=0",
+    "--pictures.every_n_steps=0",
+)
 """What makes a run quick, and changes nothing that a page shows."""
 FEW = "--data.train=embedded:thumbs?examples=24"
+
+
+known_options = cache(lambda: set(training_options()))
 
 
 def name(path: Path) -> str:
@@ -114,7 +123,7 @@ def test_commands_are_understood(path: Path, tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("path", TEXTS, ids=name)
 def test_options_and_commands_that_are_named_exist(path: Path) -> None:
     text = path.read_text()
-    known = set(training_options())
+    known = known_options()
     for option in re.findall(r"--((?:model|data|trainer|checkpoint|export|samples|pictures)\.[\w.]+\w)", text):
         assert ".".join(option.split(".")[:2]) in known or option.startswith("trainer.logger."), option
     for command in re.findall(r"(?:`|^)python cli\.py ([a-z-]+)", text, flags=re.MULTILINE):

@@ -253,5 +253,5 @@ def test_the_way_of_a_run_survives_a_checkpoint(tmp_path: Path) -> None:
     second.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
     assert second._points == first._points
     figure = draw_kl_against_reward(second._points, "way")
-    assert points_of(figure)[0].tolist() == [[0.5, 1.0], [0.75, 1.5]]
+    assert figure.axes[0].lines[0].get_xydata().tolist() == [[0.5, 1.0], [0.75, 1.5]]
     assert pixels(figure).shape[2] == 3
