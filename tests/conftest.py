@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import tempfile
 from collections.abc import Iterator
 
@@ -44,8 +45,8 @@ def tiny_llama(seed: int = 0, **changes: object):
 
 def make_sequences(lengths: list[int], prompts: list[int], *, vocabulary: int = 61, seed: int = 0) -> Sequences:
     """Random sequences with these total lengths and prompt lengths."""
-    random = np.random.default_rng(seed)
-    rows = [random.integers(0, vocabulary, length) for length in lengths]
+    generator = np.random.default_rng(seed)
+    rows = [generator.integers(0, vocabulary, length) for length in lengths]
     return pack(
         [row[:n] for row, n in zip(rows, prompts, strict=True)], [row[n:] for row, n in zip(rows, prompts, strict=True)]
     )
@@ -66,6 +67,14 @@ def one_by_one(model: torch.nn.Module, sequences: Sequences) -> torch.Tensor:
 @pytest.fixture(autouse=True)
 def every_test_has_a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HALO_LIGHTNING_CACHE", str(tmp_path / "halo_lightning_cache"))
+
+
+@pytest.fixture(autouse=True)
+def every_test_draws_the_same_numbers() -> None:
+    """Whatever ran before it in the same process."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
