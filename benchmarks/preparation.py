@@ -12,19 +12,24 @@ import gzip
 import json
 import os
 import random
+import resource
+import shlex
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 OURS, AGAIN = "halo_lightning", "halo_lightning, second start"
 CONTENDERS = (OURS, AGAIN, "TRL, one process", "TRL, all processors")
+TRAINING = "training"
+STEPS, BATCH = 10, 16
 HALF = 560
-"""Characters of a prompt, and of a completion: together about 300 tokens."""
+"""Fewest characters of a prompt, and of a completion: together about 300 tokens."""
 
 
 def write_rows(data: Path, rows: int, path: Path, *, conversational: bool = False) -> None:
@@ -36,12 +41,10 @@ def write_rows(data: Path, rows: int, path: Path, *, conversational: bool = Fals
     chance = random.Random(1)
 
     def text() -> str:
-        parts: list[str] = []
-        length = 0
-        while length < HALF:
-            parts.append(chance.choice(turns))
-            length += len(parts[-1]) + 1
-        return " ".join(parts)
+        drawn = chance.choice(turns)
+        while len(drawn) < HALF:
+            drawn += " " + chance.choice(turns)
+        return drawn
 
     with path.open("w", encoding="utf-8") as file:
         for _ in range(rows):
@@ -54,14 +57,12 @@ def write_rows(data: Path, rows: int, path: Path, *, conversational: bool = Fals
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def write_tokenizer(data: Path, folder: Path, vocabulary: int) -> None:
-    """Trains a tokenizer on the HH file."""
-    from halo_lightning.initialize import train_tokenizer
+def write_model(data: Path, folder: Path, vocabulary: int) -> None:
+    """A tokenizer trained on the HH file, and a model of next to no weights."""
+    from halo_lightning.initialize import initialize_model
 
-    with gzip.open(data, "rt") as stream:
-        texts = [json.loads(line)[key] for line in stream for key in ("chosen", "rejected")]
-    train_tokenizer(iter(texts), vocabulary).save_pretrained(folder)
-    (folder / "config.json").write_text('{"model_type": "llama"}')
+    with redirect_stdout(sys.stderr):
+        initialize_model(str(data), str(folder), vocabulary, hidden_size=32, layers=1, heads=1)
 
 
 # --- one contender, in a process of its own ------------------------------------------------------------------------
@@ -69,18 +70,40 @@ def write_tokenizer(data: Path, folder: Path, vocabulary: int) -> None:
 
 def ours(folder: Path) -> dict[str, Any]:
     """The data module's setup, from the file or from its cache."""
-    from halo_lightning import UnaryDataModule
-    from halo_lightning.pretrained import load_tokenizer
-
-    tokenizer = load_tokenizer(str(folder / "tokenizer"))
-    data = UnaryDataModule(
-        str(folder / "rows.jsonl"), tokenizer=tokenizer, validation_fraction=0.0, cache=str(folder / "cache")
-    )
+    data = data_module(folder)
+    data._load_tokenizer()  # as TRL's is, before the clock runs
     with Measured() as measured:
         data.setup()
         next(iter(data.train_dataloader()))
     tokens = data.train_dataset.tokens
     return {**measured.values, "rows": len(data.train_dataset), "tokens": len(tokens), "sum": int(tokens.sum())}
+
+
+def data_module(folder: Path) -> Any:
+    """The rows, with a cache beside them."""
+    from halo_lightning import UnaryDataModule
+
+    rows, cache = str(folder / "rows.jsonl"), str(folder / "cache")
+    return UnaryDataModule(
+        rows, tokenizer=str(folder / "model"), validation_fraction=0.0, batch_size=BATCH, cache=cache
+    )
+
+
+def training(folder: Path) -> dict[str, Any]:
+    """Some steps of KTO on what is in the cache, in a process that may not have as much memory as that is large."""
+    from lightning import Trainer
+
+    from halo_lightning import KTO
+
+    data = data_module(folder)
+    kept = sum(file.stat().st_size for file in (folder / "cache" / "data").rglob("*.bin"))
+    limit = int(os.environ["HALO_BENCHMARK_MEMORY"])
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # counts no mapped files
+    options: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(max_steps=STEPS, accelerator="cpu", devices=1, enable_model_summary=False, **options)
+    with Measured() as measured:
+        trainer.fit(KTO(policy=str(folder / "model"), reference_mode="frozen"), datamodule=data)
+    return {**measured.values, "rows": BATCH * trainer.global_step, "kept": kept, "limit": limit}
 
 
 def trl(folder: Path, processes: int | None) -> dict[str, Any]:
@@ -91,7 +114,7 @@ def trl(folder: Path, processes: int | None) -> dict[str, Any]:
     from transformers import AutoTokenizer
     from trl import KTOConfig, KTOTrainer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     arguments = KTOConfig(
         output_dir=str(folder / "trl"),
         dataset_num_proc=processes,
@@ -170,6 +193,7 @@ WORKERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     AGAIN: ours,
     "TRL, one process": lambda folder: trl(folder, None),
     "TRL, all processors": lambda folder: trl(folder, os.cpu_count()),
+    TRAINING: training,
 }
 
 
@@ -186,6 +210,8 @@ def run(contender: str, folder: Path) -> dict[str, Any]:
     environment.pop("OMP_NUM_THREADS", None)
     if contender == OURS:
         shutil.rmtree(folder / "cache", ignore_errors=True)
+    if contender == TRAINING:
+        environment["OMP_NUM_THREADS"] = "1"
     if contender.startswith("TRL"):
         environment["TOKENIZERS_PARALLELISM"] = "false"  # its rows are tokenised one by one: threads only cost
     done = subprocess.run(
@@ -220,6 +246,15 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def training_line(trained: dict[str, Any]) -> str:
+    """What training takes, in a sentence."""
+    return (
+        f"{trained['rows'] // BATCH} steps of KTO on them, mapped from {trained['kept']:,} bytes on disk, in a process"
+        f" that is refused more than {trained['limit']:,} bytes of memory of its own (`RLIMIT_DATA`): it peaks at"
+        f" {trained['memory'] / 1e6:,.0f} MB, {trained['memory_before'] / 1e6:,.0f} MB of them from before it starts."
+    )
+
+
 def main() -> None:
     """Measures, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -229,8 +264,10 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=32_000)
     parser.add_argument("--contenders", nargs="+", default=CONTENDERS, choices=CONTENDERS)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--name", help="of the table; by default made from the options")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark/preparation"))
-    parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", type=int, default=10**9, help="bytes that some steps of training may have")
+    parser.add_argument("--worker", choices=[*CONTENDERS, TRAINING], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         print(json.dumps(WORKERS[options.worker](options.work)))
@@ -241,14 +278,16 @@ def main() -> None:
 
     shutil.rmtree(options.work, ignore_errors=True)
     options.work.mkdir(parents=True)
-    write_tokenizer(options.data, options.work / "tokenizer", options.vocabulary)
+    write_model(options.data, options.work / "model", options.vocabulary)
     rows = options.work / "rows.jsonl"
     write_rows(options.data, options.rows, rows, conversational=options.conversational)
     results = {contender: run(contender, options.work) for contender in options.contenders}
+    os.environ["HALO_BENCHMARK_MEMORY"] = str(options.memory)
+    trained = run(TRAINING, options.work)
     first, second = results[OURS], results.get(AGAIN)
     if second is not None and (first["tokens"], first["sum"]) != (second["tokens"], second["sum"]):
         raise RuntimeError("the second start found other tokens than the first one made")
-    name = "preparation" + "_conversational" * options.conversational
+    name = options.name or "preparation" + "_conversational" * options.conversational
     text = [
         f"## {name.replace('_', ' ')}",
         "",
@@ -256,9 +295,11 @@ def main() -> None:
         f" bytes, {first['tokens'] / first['rows']:.0f} tokens a row; from the file to tokens on disk, one run each, on"
         f" {machine()}. Memory is without mapped files, and with that of child processes.",
         "",
-        "    python -m benchmarks.preparation " + " ".join(sys.argv[1:]),
+        "    python -m benchmarks.preparation " + shlex.join(sys.argv[1:]),
         "",
         table(results),
+        "",
+        training_line(trained),
     ]
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / f"{name}.md").write_text("\n".join(text) + "\n")

@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +187,9 @@ def machine() -> str:
 
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else names[0].split(": ")[1] if names else ""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "transformers", "trl"))
+    installed = {found.name.lower() for found in distributions()}
+    named = [name for name in ("torch", "lightning", "transformers", "trl") if name in installed]
+    packages = ", ".join(f"{name} {version(name)}" for name in named)
     return f"{device or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}"
 
 

@@ -37,6 +37,7 @@ def test_the_whole_of_it_on_few_rows(tmp_path: Path) -> None:
     written = (tmp_path / "out" / "preparation.md").read_text()
     assert written.startswith("## preparation\n\n200 rows of unary feedback")
     assert f"| {AGAIN} |" in written
+    assert "10 steps of KTO on them, mapped from" in written
     assert not (tmp_path / "work").exists()
 
 
