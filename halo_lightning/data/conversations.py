@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from halo_lightning.data.sources.rows import Row, describe, excerpt, problem, require
 
-ROLES = ("system", "user", "assistant", "tool")
+ROLES = ("system", "developer", "user", "assistant", "tool")
 _AFTER = {
-    None: ("system", "user"),
-    "system": ("user",),
+    None: ("system", "developer", "user"),
+    "system": ("developer", "user"),
+    "developer": ("user",),
     "user": ("assistant",),
     "assistant": ("user", "tool"),
     "tool": ("tool", "assistant", "user"),
@@ -31,14 +32,61 @@ class _RoleAndContent(TypedDict):
 
 
 class Message(_RoleAndContent, total=False):
-    """One turn of a conversation. What belongs to tools is passed on to the chat template as it is."""
+    """One turn of a conversation. What belongs to tools and to thoughts goes to the chat template as it is."""
 
     tool_calls: list[Any]
+    thinking: str
+    reasoning: str
+    reasoning_content: str
     tool_call_id: str
     name: str
 
 
 Conversation = tuple[Message, ...]
+
+Completion = str | Message
+"""What is said in reply: a text, or the message of the assistant where there is more to it (tool calls, thoughts)."""
+
+_THOUGHTS: tuple[Literal["thinking", "reasoning", "reasoning_content"], ...] = (
+    "thinking",
+    "reasoning",
+    "reasoning_content",
+)
+
+
+def as_message(completion: Completion) -> Message:
+    """A completion as the turn of the assistant that it is."""
+    return Message(role="assistant", content=completion) if isinstance(completion, str) else completion
+
+
+def text_of(completion: Completion) -> str:
+    """The text of a completion; empty where it only calls tools."""
+    return as_message(completion)["content"]
+
+
+def completion_of(row: Row, key: str, message: Message) -> Completion:
+    """The completion that a last message is.
+
+    Raises:
+        DataError: It has no text, and calls no tool by its name.
+    """
+    if "tool_calls" in message and not all(called_names(message)):
+        raise problem(
+            row,
+            key,
+            f"found {describe(message['tool_calls'])} as the tool_calls of the last message, expected objects such as"
+            ' {"function": {"name": "…", "arguments": {…}}}',
+        )
+    if "tool_calls" not in message and not message["content"].strip():
+        raise problem(row, key, "found an empty last message, expected text to learn from, or tool_calls")
+    return message if message.keys() - {"role", "content"} else message["content"]
+
+
+def called_names(message: Message) -> list[str]:
+    """The names of the functions that a message calls; an empty one for a call that does not say it."""
+    functions = [call.get("function", call) for call in message.get("tool_calls", [])]
+    names = [function.get("name") if isinstance(function, dict) else None for function in functions]
+    return [name if isinstance(name, str) else "" for name in names]
 
 
 def parse_dialogue(text: str) -> Conversation:
@@ -131,6 +179,12 @@ def _parse_message(row: Row, key: str, message: Any, number: int) -> Message:
                 " in a message of the assistant",
             )
         parsed["tool_calls"] = calls
+    for thoughts in _THOUGHTS if role == "assistant" else ():
+        if message.get(thoughts) is not None:
+            if not isinstance(message[thoughts], str):
+                found = f"{describe(message[thoughts])} as the {thoughts} of message {number}"
+                raise problem(row, key, f"found {found}, expected a string")
+            parsed[thoughts] = message[thoughts]
     if role == "tool":
         for name in ("name", "tool_call_id"):
             if message.get(name) is not None:
@@ -172,6 +226,29 @@ def parse_tools(row: Row) -> tuple[dict[str, Any], ...] | None:
     return tuple(value) or None
 
 
+TEMPLATE_OPTIONS = "chat_template_kwargs"
+_SET_HERE = (
+    "conversation", "messages", "documents", "tools", "chat_template", "add_generation_prompt",
+    "continue_final_message", "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict",
+    "return_assistant_tokens_mask", "tokenizer_kwargs",
+)  # fmt: skip
+"""What a chat template is given by the code, so by no row."""
+
+
+def parse_template_options(row: Row) -> dict[str, Any] | None:
+    """What a row gives the chat template by name, such as `{"enable_thinking": false}`; None for nothing."""
+    value = row.values.get(TEMPLATE_OPTIONS)
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise problem(row, TEMPLATE_OPTIONS, f"found {describe(value)}, expected an object")
+    for name in value:
+        if name in _SET_HERE:
+            raise problem(row, TEMPLATE_OPTIONS, f"found {name!r} in it, which is not for a row to set")
+    # In a table every row has every name, and null where it has no value.
+    return {name: one for name, one in value.items() if one is not None or row.kind != "table"} or None
+
+
 def parse_prompt(row: Row, key: str = "prompt") -> Conversation:
     r"""The prompt of a row.
 
@@ -208,8 +285,8 @@ def check_prompt(row: Row, key: str, messages: Conversation) -> Conversation:
     return messages
 
 
-def parse_completion(row: Row, key: str, prompt: Conversation) -> str:
-    """A completion: a string, or a list with one message of the assistant.
+def parse_completion(row: Row, key: str, prompt: Conversation) -> Completion:
+    """A completion: a string, or a list with one message of the assistant, which may call tools.
 
     A list may also repeat the prompt in front of that message (as UltraFeedback's rows do). After a prompt in
     Anthropic's form one space in front of a string belongs to the form.
@@ -227,13 +304,10 @@ def parse_completion(row: Row, key: str, prompt: Conversation) -> str:
                 f"found {len(messages)} message(s) ({roles}), expected one message of the assistant, alone or after"
                 " the messages of the prompt",
             )
-        if "tool_calls" in messages[0]:
-            raise problem(row, key, "found a call of tools, expected a message of the assistant with text alone")
-        value = messages[0]["content"]
+        return completion_of(row, key, messages[0])
     if not isinstance(value, str):
         raise problem(row, key, f"found {describe(value)}, expected a string or a list of one assistant message")
     refuse_written_list(row, key, value)
     if not value.strip():
         raise problem(row, key, "found an empty completion, expected text")
-    in_form = isinstance(row.values[key], str) and str(row.values.get("prompt")).startswith(HUMAN)
-    return value.removeprefix(" ") if in_form else value
+    return value.removeprefix(" ") if str(row.values.get("prompt")).startswith(HUMAN) else value

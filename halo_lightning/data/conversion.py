@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from halo_lightning.data.conversations import Conversation
 from halo_lightning.data.feedback import Demonstration, Example, Feedback, Paired, Unary
@@ -23,18 +24,28 @@ def convert(example: Example, wanted: Feedback) -> list[Example]:
     desirable completion becomes a demonstration, an undesirable one becomes nothing.
     """
     if isinstance(example, Paired) and wanted == "unary":
-        fields = (example.weight, example.file, example.line, example.tools, example.keep_prompt)
         return [
-            Unary(example.prompt, example.chosen, True, *fields),
-            Unary(example.prompt, example.rejected, False, *fields),
+            Unary(example.prompt, example.chosen, True, *_about(example)),
+            Unary(example.prompt, example.rejected, False, *_about(example)),
         ]
     if isinstance(example, Demonstration) or wanted != "sft":
         return [example]
     completion = example.chosen if isinstance(example, Paired) else example.completion
     if isinstance(example, Unary) and not example.desirable:
         return []
-    fields = (example.weight, example.file, example.line, example.tools, example.keep_prompt)
-    return [Demonstration(example.prompt, completion, *fields)]
+    return [Demonstration(example.prompt, completion, *_about(example))]
+
+
+def _about(example: Example) -> tuple[Any, ...]:
+    """What every kind of example has beside its conversation, in the order of its fields."""
+    return (
+        example.weight,
+        example.file,
+        example.line,
+        example.tools,
+        example.template_options,
+        example.keep_prompt,
+    )
 
 
 class Pairer:
@@ -55,16 +66,9 @@ class Pairer:
             return
         partner = waiting.pop(0)
         chosen, rejected = (example, partner) if example.desirable else (partner, example)
-        yield Paired(
-            example.prompt,
-            chosen.completion,
-            rejected.completion,
-            (chosen.weight + rejected.weight) / 2,
-            example.file,
-            example.line,
-            example.tools,
-            example.keep_prompt,
-        )
+        _, *rest = _about(example)
+        weight = (chosen.weight + rejected.weight) / 2
+        yield Paired(example.prompt, chosen.completion, rejected.completion, weight, *rest)
 
     def count_unpaired(self, left_out: LeftOut) -> None:
         """Counts what is left without a partner."""

@@ -4,13 +4,15 @@ r"""Feedback: rows parsed into examples, converted where that is possible, and c
 |---|---|
 | unary | `prompt`, `completion` (or `messages`), `label` (true: desirable); optional `weight` |
 | paired | `prompt`, `chosen`, `rejected`; optional `weight` |
-| sft | `prompt`, `completion`, or `messages`; optional `weight` |
+| sft | `prompt`, `completion`, or `messages`, or `text`; optional `weight` |
 
 `prompt`, and what is said in reply, is a string or a list of `{"role", "content"}` messages. Two forms of pairs have
 no `prompt`: TRL's (`chosen` and `rejected` are whole conversations as lists of messages), and Anthropic's HH files as
 published (both are whole dialogues as strings that start with `\n\nHuman:`). The prompt is then everything up to the
-last turn of the assistant. A third one is TRL's with plain texts: see `with_prompt`. `tools`, a list of objects, is for
-the chat template. Other keys are ignored.
+last turn of the assistant. A third one is TRL's with plain texts: see `with_prompt`. `tools`, a list of objects, and
+`chat_template_kwargs`, an object, are for the chat template. Other keys are ignored.
+
+`text` alone is learned as it is written, without a chat template: its prompt is empty.
 
 A `label` is a boolean. 0 and 1 are refused on purpose: a rating from 0 to 5 or a class number would pass for thumbs as
 long as it happens to be 0 or 1. What else a label may be, a source has to say: see `sources.config.Label`.
@@ -25,13 +27,18 @@ from typing import Any, Literal
 
 from halo_lightning.data.conversations import (
     HUMAN,
+    Completion,
     Conversation,
+    Message,
+    as_message,
     check_order,
     check_prompt,
+    completion_of,
     parse_completion,
     parse_dialogue,
     parse_messages,
     parse_prompt,
+    parse_template_options,
     parse_tools,
 )
 from halo_lightning.data.sources.config import KeepPrompt
@@ -46,17 +53,18 @@ Tools = tuple[dict[str, Any], ...]
 class Unary:
     """A completion that is known to be desirable or undesirable.
 
-    All three kinds of examples have `tools`, what the chat template is told of, and `keep_prompt`, the part of the
-    prompt that stays where it has to be cut.
+    All three kinds of examples have `tools`, what the chat template is told of, `template_options`, what else it is
+    given by name, and `keep_prompt`, the part of the prompt that stays where it has to be cut.
     """
 
     prompt: Conversation
-    completion: str
+    completion: Completion
     desirable: bool
     weight: float
     file: str
     line: int
     tools: Tools | None = None
+    template_options: dict[str, Any] | None = None
     keep_prompt: KeepPrompt = "end"
 
 
@@ -65,29 +73,41 @@ class Paired:
     """Two completions of a prompt, the first preferred to the second."""
 
     prompt: Conversation
-    chosen: str
-    rejected: str
+    chosen: Completion
+    rejected: Completion
     weight: float
     file: str
     line: int
     tools: Tools | None = None
+    template_options: dict[str, Any] | None = None
     keep_prompt: KeepPrompt = "end"
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A completion to imitate."""
+    """A completion to imitate; with an empty prompt a text, which is learned as it is."""
 
     prompt: Conversation
-    completion: str
+    completion: Completion
     weight: float
     file: str
     line: int
     tools: Tools | None = None
+    template_options: dict[str, Any] | None = None
     keep_prompt: KeepPrompt = "end"
 
 
 Example = Unary | Paired | Demonstration
+
+
+def known_by(example: Example) -> Conversation:
+    """What examples that belong together have in common: the prompt, and of a text that has none the text itself."""
+    return example.prompt or tuple(map(as_message, completions_of(example)))
+
+
+def completions_of(example: Example) -> tuple[Completion, ...]:
+    """The completions of an example: two of a pair, the chosen one first; one of any other."""
+    return (example.chosen, example.rejected) if isinstance(example, Paired) else (example.completion,)
 
 
 def parse_unary(row: Row) -> Unary:
@@ -101,7 +121,7 @@ def parse_unary(row: Row) -> Unary:
     if not isinstance(label, bool):
         hint = "; that 1 and 0 are meant, its source has to say (label.numbers)" if label in (0, 1, "0", "1") else ""
         raise problem(row, "label", f"found {describe(label)}, expected true (desirable) or false (undesirable){hint}")
-    return Unary(prompt, completion, label, _weight(row), row.file, row.line, parse_tools(row))
+    return Unary(prompt, completion, label, *_about(row))
 
 
 def parse_paired(row: Row) -> Paired:
@@ -124,7 +144,7 @@ def parse_paired(row: Row) -> Paired:
                 " start with"
                 f" {HUMAN!r})",
             )
-    return Paired(prompt, chosen, rejected, _weight(row), row.file, row.line, parse_tools(row))
+    return Paired(prompt, chosen, rejected, *_about(row))
 
 
 def has_implicit_prompt(row: Row) -> bool:
@@ -158,24 +178,32 @@ def with_prompt(row: Row) -> Row:
 
 
 def parse_demonstration(row: Row) -> Demonstration:
-    """A demonstration from a row with `prompt` and `completion`, or with `messages`."""
+    """A demonstration from a row with `prompt` and `completion`, or with `messages`, or with `text` alone."""
+    prompt: Conversation
+    completion: Completion
     if "messages" in row.values:
         prompt, completion = _whole_conversation(row)
+    elif is_text(row.values):
+        prompt, completion = (), row.values["text"]
+        if not isinstance(completion, str) or not completion.strip():
+            raise problem(row, "text", f"found {describe(completion)}, expected text to learn from")
     else:
         prompt = parse_prompt(row)
         completion = parse_completion(row, "completion", prompt)
-    return Demonstration(prompt, completion, _weight(row), row.file, row.line, parse_tools(row))
+    return Demonstration(prompt, completion, *_about(row))
 
 
-def _whole_conversation(row: Row) -> tuple[Conversation, str]:
+def is_text(values: dict[str, Any]) -> bool:
+    """Whether a row is a text and nothing else that could be learned from."""
+    return "text" in values and not values.keys() & {"messages", "prompt", "completion", "completions", "label"}
+
+
+def _whole_conversation(row: Row) -> tuple[Conversation, Completion]:
     value = row.values["messages"]
     if isinstance(value, str) and value.startswith(HUMAN):
-        prompt, completion = _split(row, "messages", parse_dialogue(value))
-    else:
-        prompt, completion = _split_messages(row, "messages")
-    if not completion.strip():
-        raise problem(row, "messages", "found an empty last message, expected text to learn from")
-    return prompt, completion
+        prompt, last = _split(row, "messages", parse_dialogue(value))
+        return prompt, completion_of(row, "messages", last)
+    return _split_messages(row, "messages")
 
 
 def _dialogues(row: Row) -> tuple[Conversation, str, str]:
@@ -184,12 +212,12 @@ def _dialogues(row: Row) -> tuple[Conversation, str, str]:
     other, rejected = _split(row, "rejected", parse_dialogue(row.values["rejected"]))
     if prompt != other:
         raise UnusableRowError("whose two dialogues have different prompts", row)
-    if not (chosen.strip() and rejected.strip()):
+    if not (chosen["content"].strip() and rejected["content"].strip()):
         raise UnusableRowError("with an empty completion", row)
-    return prompt, chosen, rejected
+    return prompt, chosen["content"], rejected["content"]
 
 
-def _implicit_prompt(row: Row) -> tuple[Conversation, str, str]:
+def _implicit_prompt(row: Row) -> tuple[Conversation, Completion, Completion]:
     (prompt, chosen), (other, rejected) = (_split_messages(row, key) for key in ("chosen", "rejected"))
     if prompt != other:
         same = next((i for i, (a, b) in enumerate(zip(prompt, other)) if a != b), min(len(prompt), len(other)))  # noqa: B905
@@ -199,14 +227,11 @@ def _implicit_prompt(row: Row) -> tuple[Conversation, str, str]:
             "the two conversations have different prompts: everything before the last message has to be the same in"
             f" chosen and rejected, and message {same + 1} differs",
         )
-    for key, completion in (("chosen", chosen), ("rejected", rejected)):
-        if not completion.strip():
-            raise problem(row, key, "found an empty last message, expected text")
     return prompt, chosen, rejected
 
 
-def _split(row: Row, key: str, messages: Conversation) -> tuple[Conversation, str]:
-    """Prompt and completion of a whole conversation, whose last turn has to be the assistant's."""
+def _split(row: Row, key: str, messages: Conversation) -> tuple[Conversation, Message]:
+    """Prompt and last turn of a whole conversation, whose last turn has to be the assistant's."""
     if messages[-1]["role"] != "assistant":
         raise problem(
             row,
@@ -216,18 +241,19 @@ def _split(row: Row, key: str, messages: Conversation) -> tuple[Conversation, st
         )
     if len(messages) < 2:
         raise problem(row, key, "found nothing before the last turn of the assistant, expected a prompt")
-    return check_prompt(row, key, messages[:-1]), messages[-1]["content"]
+    return check_prompt(row, key, messages[:-1]), messages[-1]
 
 
-def _split_messages(row: Row, key: str) -> tuple[Conversation, str]:
+def _split_messages(row: Row, key: str) -> tuple[Conversation, Completion]:
     messages = parse_messages(row, key, row.values[key])
-    prompt, completion = _split(row, key, messages)
+    prompt, last = _split(row, key, messages)
     check_order(row, key, messages)
-    if "tool_calls" in messages[-1]:
-        raise problem(
-            row, key, "found a call of tools as the last message, expected one of the assistant with text alone"
-        )
-    return prompt, completion
+    return prompt, completion_of(row, key, last)
+
+
+def _about(row: Row) -> tuple[float, str, int, Tools | None, dict[str, Any] | None]:
+    """What every kind of example has beside its conversation, in the order of its fields."""
+    return _weight(row), row.file, row.line, parse_tools(row), parse_template_options(row)
 
 
 def _weight(row: Row) -> float:

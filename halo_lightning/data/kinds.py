@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal, NoReturn
 
-from halo_lightning.data.feedback import Feedback
+from halo_lightning.data.feedback import Feedback, is_text
 from halo_lightning.data.sources.rows import Row, found_keys
 from halo_lightning.errors import DataError
 
 _DESCRIPTION: dict[str, str] = {
-    "sft": "demonstrations (prompt and completion, or messages)",
+    "sft": "demonstrations (prompt and completion, or messages, or text)",
     "paired": "preference pairs (prompt, chosen, rejected)",
     "unary": "unary feedback (prompt, completion, label)",
 }
@@ -39,7 +39,7 @@ def sniff(values: dict[str, Any], *, scores_are_labels: bool = False) -> Feedbac
     whole = "messages" in keys
     if (whole or "completion" in keys) and ("label" in keys or (scores_are_labels and "score" in keys)):
         return "unary"
-    return "sft" if whole or ("prompt" in keys and "completion" in keys) else None
+    return "sft" if whole or ("prompt" in keys and "completion" in keys) or is_text(values) else None
 
 
 def check_kind(row: Row, found: str | None, wanted: Feedback) -> NoReturn:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from halo_lightning.data.batching import TokenizedDataset, TokenizedDatasetBuilder
 from halo_lightning.data.conversations import Conversation
-from halo_lightning.data.feedback import Example, Feedback, Paired, Unary
+from halo_lightning.data.feedback import Example, Feedback, Unary, completions_of, known_by
 from halo_lightning.data.rendering import (
     Encoded,
     Rendered,
@@ -96,13 +96,14 @@ class Encoder:
 
     def render(self, examples: Sequence[Example], bad: BadRows) -> Iterator[_RenderedExamples]:
         """The first part: the texts of some examples, all of them together, or each alone if one of them fails."""
-        texts = [(example, text) for example in examples for text in _completions(example)]
+        texts = [(example, completion) for example in examples for completion in completions_of(example)]
         try:
             rendered = render_batch(
                 self.tokenizer,
                 [example.prompt for example, _ in texts],
-                [text for _, text in texts],
+                [completion for _, completion in texts],
                 [example.tools for example, _ in texts],
+                [example.template_options for example, _ in texts],
                 all_turns=self.all_turns,
             )
         except RenderingError as error:
@@ -119,7 +120,7 @@ class Encoder:
         """The last part: tokens within the limits."""
         encoded = iter(finish_batch(self.tokenizer, rendered.texts, tokenized))
         for example in rendered.examples:
-            sequences = list(itertools.islice(encoded, len(_completions(example))))
+            sequences = list(itertools.islice(encoded, len(completions_of(example))))
             if self.truncation.drop(sequences, example.file, example.line):
                 continue
             try:
@@ -183,7 +184,7 @@ class Preparation:
         for tokenized in _in_chunks(encoder, mixture.examples(bad), bad):
             parts: tuple[list[Tokenized], list[Tokenized]] = ([], [])
             for example, sequences in tokenized:
-                parts[held_out is not None and held_out(example.prompt)].append((example, sequences))
+                parts[held_out is not None and held_out(known_by(example))].append((example, sequences))
             for builder, part in zip(builders, parts, strict=True):
                 add(builder, part)
         return Prepared(encoder.truncation, mixture.left_out, mixture.notes, bad)
@@ -269,15 +270,11 @@ def _in_chunks(encoder: Encoder, examples: Iterator[Example], bad: BadRows) -> I
 
 
 def _refuse(error: DataError, example: Example, bad: BadRows, cause: Exception) -> None:
-    values = {"prompt": list(example.prompt), "completions": list(_completions(example))}
+    values = {"prompt": list(example.prompt), "completions": list(completions_of(example))}
     try:
         bad.refuse(error, Row(values, example.file, example.line))
     except DataError as refused:
         raise refused from (cause if cause is not refused else None)
-
-
-def _completions(example: Example) -> tuple[str, ...]:
-    return (example.chosen, example.rejected) if isinstance(example, Paired) else (example.completion,)
 
 
 def held_out_by_prompt(fraction: float, seed: int) -> Callable[[Conversation], bool]:

@@ -163,7 +163,7 @@ class SourceReader:
                 if implicit and has_implicit_prompt(row):
                     row = with_prompt(row)
                     left_out.implicit_prompts += 1
-            elif by_score and kind and "messages" not in row.values and ("score" in row.values or label is not None):
+            elif by_score and kind and "completion" in row.values and ("score" in row.values or label is not None):
                 parse_demonstration(row)  # what is wrong with it is said of this row, not of the pair that it is in
                 scored.append(row._replace(values={**row.values, "score": score_of(row)}))
                 return []

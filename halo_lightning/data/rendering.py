@@ -21,10 +21,17 @@ completion says which of its tokens are learned: those of the assistant's turns,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
-from halo_lightning.data.conversations import Conversation, Message
+from halo_lightning.data.boundaries import split_fast, split_slow
+from halo_lightning.data.conversations import (
+    Completion,
+    Conversation,
+    Message,
+    as_message,
+    called_names,
+    text_of,
+)
 from halo_lightning.data.turns import LostTurnError, assistant_spans, common, contains, turn_start
 from halo_lightning.errors import ConfigError, DataError
 
@@ -95,15 +102,26 @@ def prepare_tokenizer(tokenizer: Any) -> Any:
             ' Set one of its tokens, for example tokenizer.eos_token = "</s>", and save it'
         )
     if not tokenizer.chat_template:
-        bos = tokenizer.bos_token_id
-        adds_bos = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
-        tokenizer.chat_template = (BOS_PREFIX if adds_bos else "") + DEFAULT_CHAT_TEMPLATE
+        tokenizer.chat_template = (BOS_PREFIX if _begins_with_bos(tokenizer) else "") + DEFAULT_CHAT_TEMPLATE
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def encode(tokenizer: Any, prompt: Conversation, completion: str) -> Encoded:
+def _begins_with_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer itself begins its texts with the beginning-of-sequence token."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+
+
+def _plain_text(tokenizer: Any, text: str) -> str:
+    """A text as it is learned without a chat template: begun as the tokenizer begins texts."""
+    if _begins_with_bos(tokenizer) and not text.startswith(tokenizer.bos_token):
+        return str(tokenizer.bos_token) + text
+    return text
+
+
+def encode(tokenizer: Any, prompt: Conversation, completion: Completion) -> Encoded:
     """The tokens of one prompt and one completion; see `encode_batch`."""
     return encode_batch(tokenizer, [prompt], [completion])[0]
 
@@ -111,8 +129,9 @@ def encode(tokenizer: Any, prompt: Conversation, completion: str) -> Encoded:
 def encode_batch(
     tokenizer: Any,
     prompts: Sequence[Conversation],
-    completions: Sequence[str],
+    completions: Sequence[Completion],
     tools: Sequence[Any] | None = None,
+    template_options: Sequence[dict[str, Any] | None] | None = None,
     *,
     all_turns: bool = False,
 ) -> list[Encoded]:
@@ -120,16 +139,18 @@ def encode_batch(
 
     Args:
         tokenizer: A Hugging Face tokenizer that went through `prepare_tokenizer`.
-        prompts: What the completions answer. Consecutive equal ones are rendered once.
+        prompts: What the completions answer. Consecutive equal ones are rendered once. An empty one makes its
+            completion a text of its own, which is learned as it is, without the chat template.
         completions: One for each prompt.
         tools: The tools that each prompt offers, for the chat template; None where it offers none.
+        template_options: What else the chat template is given for each prompt, by name; None for nothing.
         all_turns: Whether the loss is on all turns of the assistant, those in the prompt too; else it is on the
             completion alone.
 
     Raises:
         RenderingError: The chat template refuses a conversation, or leaves its completion out.
     """
-    rendered = render_batch(tokenizer, prompts, completions, tools, all_turns=all_turns)
+    rendered = render_batch(tokenizer, prompts, completions, tools, template_options, all_turns=all_turns)
     return finish_batch(tokenizer, rendered, tokenize_batch(tokenizer, rendered))
 
 
@@ -151,26 +172,31 @@ class Rendered(NamedTuple):
 def render_batch(
     tokenizer: Any,
     prompts: Sequence[Conversation],
-    completions: Sequence[str],
+    completions: Sequence[Completion],
     tools: Sequence[Any] | None = None,
+    template_options: Sequence[dict[str, Any] | None] | None = None,
     *,
     all_turns: bool = False,
 ) -> Rendered:
     """The first part of `encode_batch`: texts."""
-    offered = list(tools) if tools is not None else [None] * len(prompts)
+    offered = _template_arguments(len(prompts), tools, template_options)
     distinct: list[int] = []  # the first of consecutive equal prompts
     for position, prompt in enumerate(prompts):
-        same = bool(distinct) and prompt is prompts[distinct[-1]] and offered[position] is offered[distinct[-1]]
+        same = bool(distinct) and prompt is prompts[distinct[-1]] and offered[position] == offered[distinct[-1]]
         distinct.append(distinct[-1] if same else position)
-    alone = sorted(set(distinct))
+    alone = sorted({place for place in distinct if prompts[place]})
     before = dict(zip(alone, _render_all(tokenizer, prompts, alone, offered, generation=True), strict=True))
-    whole = [
-        (*prompt, Message(role="assistant", content=completion))
-        for prompt, completion in zip(prompts, completions, strict=True)
-    ]
+    whole = [(*prompt, as_message(completion)) for prompt, completion in zip(prompts, completions, strict=True)]
+    conversations = [position for position, prompt in enumerate(prompts) if prompt]
+    written = dict(zip(conversations, _render_all(tokenizer, whole, conversations, offered), strict=True))
     texts, boundaries, eos = [], [], tokenizer.eos_token
-    for position, text in enumerate(_render_all(tokenizer, whole, range(len(whole)), offered)):
-        boundary = _find_boundary(before[distinct[position]], text, completions[position], position)
+    for position, completion in enumerate(completions):
+        if not prompts[position]:
+            texts.append(_plain_text(tokenizer, text_of(completion)))
+            boundaries.append([0])
+            continue
+        text = written[position]
+        boundary = _find_boundary(before[distinct[position]], text, completion, position)
         marks = [boundary]
         if all_turns:
             marks = _all_turns(tokenizer, whole[position], text, position, offered[position])
@@ -201,7 +227,8 @@ def tokenize_batch(tokenizer: Any, rendered: Rendered) -> list[Any]:
 
 def finish_batch(tokenizer: Any, rendered: Rendered, tokenized: list[Any]) -> list[Encoded]:
     """The last part of `encode_batch`: tokens of prompts, tokens of completions."""
-    split = _split_fast(tokenizer, rendered, tokenized) if tokenizer.is_fast else _split_slow(tokenizer, rendered)
+    texts = zip(rendered.texts, rendered.boundaries, strict=True)
+    split = split_fast(tokenizer, texts, tokenized) if tokenizer.is_fast else split_slow(tokenizer, texts)
     eos = tokenizer.eos_token_id  # looked up once: it takes as long as all the rest of this
     return [_finish(ids, places, eos, rendered.all_turns) for ids, places in split]
 
@@ -219,7 +246,7 @@ def encode_prompts(
     Raises:
         RenderingError: The chat template refuses a conversation.
     """
-    offered = [None] * len(prompts) if tools is None else list(tools)
+    offered = _template_arguments(len(prompts), tools, None)
     texts = _render_all(tokenizer, prompts, range(len(prompts)), offered, generation=True)
     encoded: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
     return encoded
@@ -237,15 +264,23 @@ def generation_tail(tokenizer: Any) -> int:
     return common(*ends)
 
 
+def _template_arguments(count: int, tools: Sequence[Any] | None, others: Sequence[Any] | None) -> list[dict[str, Any]]:
+    """What the chat template is given for each conversation, beside the conversation."""
+    return [
+        ({"tools": list(tools[place])} if tools and tools[place] else {}) | ((others[place] if others else None) or {})
+        for place in range(count)
+    ]
+
+
 def _render_all(
     tokenizer: Any,
     conversations: Sequence[Conversation],
     positions: Sequence[int],
-    offered: list[Any],
+    offered: list[dict[str, Any]],
     *,
     generation: bool = False,
 ) -> list[str]:
-    """The texts of the conversations at some positions, in one call where none of them offers tools."""
+    """The texts of the conversations at some positions, in one call where the template is given nothing else."""
     if not any(offered):
         chosen = [list(conversations[position]) for position in positions]
         try:
@@ -260,12 +295,16 @@ def _render_all(
 
 
 def _render(
-    tokenizer: Any, messages: Conversation, position: int, tools: Any = None, *, generation: bool = False
+    tokenizer: Any,
+    messages: Conversation,
+    position: int,
+    offered: dict[str, Any] | None = None,
+    *,
+    generation: bool = False,
 ) -> str:
-    offered = {} if tools is None else {"tools": list(tools)}
     try:
         return tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=generation, **offered
+            list(messages), tokenize=False, add_generation_prompt=generation, **(offered or {})
         )
     except Exception as error:  # a template is a program of somebody else, and can fail in any way
         roles = ", ".join(message["role"] for message in messages)
@@ -275,11 +314,13 @@ def _render(
         ) from error
 
 
-def _find_boundary(prompt: str, whole: str, completion: str, position: int) -> int:
+def _find_boundary(prompt: str, whole: str, completion: Completion, position: int) -> int:
     """The character at which the completion starts."""
-    content = completion.strip()
+    content = text_of(completion).strip()
     boundary = turn_start(prompt, whole, content, last=True)
-    if boundary == 0 or not contains(whole[boundary:], content):
+    rest = whole[boundary:]
+    called = called_names(as_message(completion))
+    if boundary == 0 or not contains(rest, content) or not all(name in rest for name in called):
         raise RenderingError(
             "the chat template leaves out the completion, or changes its text, so it cannot be learnt from",
             position,
@@ -287,7 +328,7 @@ def _find_boundary(prompt: str, whole: str, completion: str, position: int) -> i
     return boundary
 
 
-def _all_turns(tokenizer: Any, messages: Conversation, whole: str, position: int, offer: Any) -> list[int]:
+def _all_turns(tokenizer: Any, messages: Conversation, whole: str, position: int, offer: dict[str, Any]) -> list[int]:
     """The characters at which the assistant's turns start and end, in turn, without the end of the last one."""
 
     def render(part: Conversation, generation: bool) -> str:
@@ -325,77 +366,6 @@ def _finish(ids: list[int], places: list[int], eos: int, all_turns: bool) -> Enc
         learned[start:end] = [True] * (end - start)
     learned[boundary] = True
     return Encoded(ids[:boundary], ids[boundary:], learned[boundary:])
-
-
-def _split_fast(tokenizer: Any, rendered: Rendered, tokenized: list[Any]) -> list[tuple[list[int], list[int]]]:
-    """Tokens, and the places among them of each text's boundaries, from the characters that each token stands for."""
-    return [
-        (
-            encoding.ids,
-            [_place(tokenizer, encoding, text, mark, ends=number % 2 == 1) for number, mark in enumerate(marks)],
-        )
-        for encoding, text, marks in zip(tokenized, rendered.texts, rendered.boundaries, strict=True)
-    ]
-
-
-def _place(tokenizer: Any, encoding: Any, text: str, boundary: int, *, ends: bool) -> int:
-    """The token at which a turn starts, or before which it ends: one that straddles the boundary belongs to it."""
-    place = _first_completion_token(tokenizer, encoding, text, boundary)
-    if not ends or place == len(encoding):
-        return place
-    start = encoding.token_to_chars(place)[0]
-    if text[start - 1 : start] == " " != text[start : start + 1] and _spaces(tokenizer, encoding.ids[place])[0]:
-        start -= 1  # the space that a byte-level tokenizer leaves out of its offsets
-    return place + (start < boundary)
-
-
-def _first_completion_token(tokenizer: Any, encoding: Any, text: str, boundary: int) -> int:
-    """The first token that stands for a character at or after the boundary.
-
-    Byte-level tokenizers leave spaces at the rims of a token out of its offsets. So the token that is found by its
-    offsets may begin with spaces before its first character, and the one before it may end with spaces after its
-    last: whose they are, the tokens themselves say.
-    """
-    first, character = None, boundary
-    while first is None and character < len(text):
-        first = encoding.char_to_token(character)
-        character += 1
-    if first is None:
-        return len(encoding)
-    while first > 0 and encoding.token_to_chars(first - 1)[1] > boundary:
-        first -= 1
-    gap = encoding.token_to_chars(first)[0] - boundary
-    if gap > 0 and first > 0:
-        leading = _spaces(tokenizer, encoding.ids[first])[0]
-        trailing = _spaces(tokenizer, encoding.ids[first - 1])[1]
-        if leading < gap and trailing:
-            return first - 1
-    return first
-
-
-def _spaces(tokenizer: Any, token_id: int) -> tuple[int, int]:
-    """How many spaces a token of several characters begins and ends with."""
-    return _spaces_of(tokenizer.convert_ids_to_tokens(token_id))
-
-
-@lru_cache(maxsize=65536)
-def _spaces_of(token: str) -> tuple[int, int]:
-    marks = " Ġ▁"
-    return len(token) - len(token.lstrip(marks)), len(token) - len(token.rstrip(marks))
-
-
-def _split_slow(tokenizer: Any, rendered: Rendered) -> list[tuple[list[int], list[int]]]:
-    """The same without offsets: the tokens that a text up to a boundary and the whole text both begin with."""
-    result = []
-    for text, marks in zip(rendered.texts, rendered.boundaries, strict=True):
-        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        places = []
-        for number, mark in enumerate(marks):
-            before = list(tokenizer(text[:mark], add_special_tokens=False)["input_ids"])
-            shared = common(before, ids)
-            places.append(shared + (number % 2 == 1 and shared < len(before)))
-        result.append((ids, places))
-    return result
 
 
 def _name(tokenizer: Any) -> str:

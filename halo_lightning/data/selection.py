@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halo_lightning.data.conversion import prompt_key
-from halo_lightning.data.feedback import Example, Feedback, Unary
+from halo_lightning.data.feedback import Example, Feedback, Unary, known_by
 from halo_lightning.data.reading import SourceReader
 from halo_lightning.data.sources.bad_rows import BadRows
 from halo_lightning.data.sources.config import KeepPrompt, Source
@@ -103,7 +103,7 @@ class Mixture:
             return None
         prompts, desirable = [], []
         for example in reader.examples(LeftOut(), bad.quiet()):
-            digest = hashlib.blake2b(prompt_key(example.prompt).encode(), digest_size=8).digest()
+            digest = hashlib.blake2b(prompt_key(known_by(example)).encode(), digest_size=8).digest()
             prompts.append(np.frombuffer(digest, dtype=np.uint64)[0])
             desirable.append(not isinstance(example, Unary) or example.desirable)
         counts = _Counted(

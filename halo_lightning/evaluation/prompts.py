@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from halo_lightning.data.base import FeedbackDataModule
-from halo_lightning.data.conversations import Conversation
+from halo_lightning.data.conversations import Conversation, text_of
 from halo_lightning.data.conversion import prompt_key
-from halo_lightning.data.feedback import Example, Feedback, Paired, Unary
+from halo_lightning.data.feedback import Example, Feedback, Unary, completions_of
 from halo_lightning.data.kinds import sniff
 from halo_lightning.data.preparation import held_out_by_prompt
 from halo_lightning.data.selection import Mixture
@@ -86,7 +86,7 @@ def read_questions(
     taken: dict[bytes, tuple[int, Question]] = {}
     largest: list[tuple[bytes, bytes]] = []  # a heap of the taken ones, the one that goes first on top
     for place, example in enumerate(Mixture(listed, kind, seed).examples(bad)):
-        if isinstance(example, Unary) and not example.desirable:
+        if (isinstance(example, Unary) and not example.desirable) or not example.prompt:  # a text without a prompt
             continue
         if wanted is not None and not wanted(example.prompt):
             continue
@@ -106,7 +106,7 @@ def read_questions(
 
 
 def _chosen(example: Example) -> str:
-    return (example.chosen if isinstance(example, Paired) else example.completion).strip()
+    return text_of(completions_of(example)[0]).strip()
 
 
 def _reversed(digest: bytes) -> bytes:

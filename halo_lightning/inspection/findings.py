@@ -36,7 +36,7 @@ class Fingerprints(NamedTuple):
     """What identifies prompts, and prompts with their completion: 64 bits of a hash of their tokens.
 
     Attributes:
-        prompts: uint64 `[sequences]`.
+        prompts: uint64 `[sequences]`; of a text without a prompt, which has a prompt of one token, that of the whole.
         wholes: uint64 `[sequences]`.
     """
 
@@ -54,8 +54,9 @@ def fingerprints(data: TokenizedDataset) -> Fingerprints:
     starts = starts.tolist()
     for number, middle in enumerate(middles):
         prompt = hashlib.blake2b(raw[starts[number] : middle], digest_size=8).digest()
-        prompts += prompt
-        wholes += hashlib.blake2b(prompt + raw[middle : starts[number + 1]], digest_size=8).digest()
+        whole = hashlib.blake2b(prompt + raw[middle : starts[number + 1]], digest_size=8).digest()
+        prompts += prompt if middle > starts[number] + 4 else whole
+        wholes += whole
     return Fingerprints(np.frombuffer(prompts, np.uint64), np.frombuffer(wholes, np.uint64))
 
 

@@ -55,11 +55,14 @@ def read_items(source: Source, bad: BadRows) -> Iterator[Item]:
 def _item(row: Row) -> Item:
     example = parse_demonstration(row)
     kind = sniff({**row.values, "label": True})
-    if kind != "unary":
+    if kind != "unary" and example.prompt:
         named_keys = "chosen and rejected" if kind == "paired" else "completions"
         raise problem(
             row, None, f"found {named_keys} beside the completion, expected prompt and completion without them"
         )
+    if not example.prompt or not isinstance(example.completion, str):
+        found = "a call of tools as the completion" if example.prompt else "a text without a prompt"
+        raise problem(row, None, f"found {found}, expected a prompt and a completion of text, which can be scored")
     content = json.dumps([[*message.items()] for message in example.prompt], default=str) + "\n" + example.completion
     key = hashlib.blake2b(content.encode("utf-8", errors="surrogatepass"), digest_size=16).hexdigest()
     whole = "messages" in row.values

@@ -12,6 +12,7 @@ from halo_lightning.data.feedback import (
     Paired,
     Unary,
     UnusableRowError,
+    known_by,
     parse_demonstration,
     parse_paired,
     parse_unary,
@@ -36,6 +37,7 @@ def tool(content: str, **more: str) -> dict[str, str]:
     return {"role": "tool", "content": content, **more}
 
 
+GOOD = {"prompt": "Hi", "completion": "Yes", "label": True}
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 2}}}
 
 
@@ -171,12 +173,42 @@ def test_tools_are_passed_on() -> None:
             parse_unary(row(**GOOD, tools=value))
 
 
+THOUGHT = {**assistant("3"), "thinking": "1 and 2."}
+
+
+@pytest.mark.parametrize(("last", "completion"), [(calls(), {**calls(), "content": ""}), (THOUGHT, THOUGHT)])
+def test_completions_that_are_more_than_text(last: Any, completion: Any) -> None:
+    prompt, other = [user("1 + 2?")], [assistant("No idea.")]
+    assert parse_demonstration(row(messages=[*prompt, last])).completion == completion
+    assert parse_demonstration(row(prompt="1 + 2?", completion=[last])).completion == completion
+    assert parse_unary(row(prompt=prompt, completion=[last], label=True)).completion == completion
+    assert parse_unary(row(messages=[*prompt, last], label=True)).completion == completion
+    for values in ({"chosen": [last], "rejected": other, "prompt": prompt}, {"chosen": [*prompt, last]}):
+        pair = parse_paired(row(**{"rejected": [*prompt, *other], **values}))
+        assert (pair.chosen, pair.rejected) == (completion, "No idea.")
+
+
+def test_a_text_alone() -> None:
+    parsed = parse_demonstration(row(text=" The sky is blue.", weight=2))
+    assert parsed == Demonstration((), " The sky is blue.", weight=2.0, file="rows.jsonl", line=7)
+    assert known_by(parsed) != known_by(parse_demonstration(row(text="The sea is blue.")))
+    assert parse_demonstration(row(text="of no interest", prompt="Hi", completion="Yes")).prompt == HI
+
+
+def test_what_a_row_gives_the_template_by_name() -> None:
+    assert parse_unary(row(**GOOD)).template_options is None
+    options = {"enable_thinking": False, "date": None}
+    assert parse_unary(row(**GOOD, chat_template_kwargs=options)).template_options == options
+    table = row(**GOOD, chat_template_kwargs=options)._replace(kind="table")
+    assert parse_unary(table).template_options == {"enable_thinking": False}
+
+
 @pytest.mark.parametrize(
     ("messages", "found"),
     [
         (
             [assistant("a"), user("b")],
-            "of the assistant first (message 1 of 2), expected one of the system or the user",
+            "of the assistant first (message 1 of 2), expected one of the system or the developer or the user",
         ),
         ([user("a"), user("b")], "of the user after one of the user (message 2 of 2), expected one of the assistant"),
         ([user("a"), assistant("b"), assistant("c"), user("d")], "of the assistant after one of the assistant"),
@@ -198,10 +230,17 @@ def test_roles_out_of_order(messages: list[Any], found: str) -> None:
     [
         ({"messages": [user("a"), user("b"), assistant("c")]}, "messages", "of the user after one of the user"),
         ({"messages": [assistant("a"), user("b"), assistant("c")]}, "messages", "of the assistant first"),
-        ({"messages": [user("a"), calls()]}, "messages", "found a call of tools as the last"),
+        (
+            {"messages": [user("a"), {**calls(), "tool_calls": [{"id": 1}]}]},
+            "messages",
+            "as the tool_calls of the last",
+        ),
+        ({"messages": [user("a"), {**assistant("b"), "thinking": 3}]}, "messages", "as the thinking of message 2"),
+        ({"text": " "}, "text", "expected text to learn from"),
+        ({"text": ["a"]}, "text", "expected text to learn from"),
+        ({**GOOD, "chat_template_kwargs": "no"}, "chat_template_kwargs", "expected an object"),
+        ({**GOOD, "chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs", "not for a row to set"),
         ({"messages": [user("a"), assistant(" ")]}, "messages", "an empty last message"),
-        ({"messages": [user("a"), {**calls(), "content": "b"}]}, "messages", "found a call of tools as the last"),
-        ({"prompt": "a", "completion": [{**calls(), "content": "b"}]}, "completion", "found a call of tools"),
         (
             {"messages": [{**calls(), "role": "user"}, assistant("b")]},
             "messages",
@@ -215,9 +254,6 @@ def test_conversations_that_cannot_be_learnt_from(values: dict[str, Any], key: s
         parse_demonstration(row(**values))
     assert (error.value.line, error.value.key) == (7, key)
     assert found in str(error.value)
-
-
-GOOD = {"prompt": "Hi", "completion": "Yes", "label": True}
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,8 @@ def test_what_needs_no_conversion_stays(file: Path) -> None:
     [
         ([DEMONSTRATION], "paired", ["found demonstrations", "SFTDataModule reads"]),
         ([DEMONSTRATION], "unary", ["found demonstrations", "expected unary feedback", "'label'"]),
-        ([{"text": "Hi"}], "unary", ["found the keys 'text'", "prompt, completion, label", "prompt, chosen, rejected"]),
+        ([{"note": "Hi"}], "unary", ["found the keys 'note'", "prompt, completion, label", "prompt, chosen, rejected"]),
+        ([{"text": "Hi"}], "paired", ["found demonstrations", "messages, or text"]),
         ([{}], "sft", ["no keys", "demonstrations"]),
         ([{"prompt": "Hi", "chosen": "Yes"}], "paired", ["'prompt', 'chosen'", "rejected"]),
     ],

@@ -17,6 +17,7 @@ from halo_lightning.data.rendering import (
     prepare_tokenizer,
 )
 from halo_lightning.errors import ConfigError, DataError
+from tests.data.chat import tokenizer_of
 from tests.data.helpers import CHATML, byte_bpe, chatml
 
 HI = ({"role": "user", "content": "Hi"},)
@@ -269,6 +270,27 @@ def test_tools_and_their_turns_reach_the_template() -> None:
     assert texts(tokenizer, encoded) == ("<sum>[user]1+2[assistant](add)[tool]3[assistant]", "3!</s>")
     (encoded,) = encode_batch(tokenizer, [prompt], ["3!"], [None])
     assert texts(tokenizer, encoded) == ("[user]1+2[assistant](add)[tool]3[assistant]", "3!</s>")
+
+
+@pytest.mark.parametrize("all_turns", [False, True])
+def test_a_text_without_a_prompt_is_learned_as_it_is(all_turns: bool) -> None:
+    tokenizer = prepare_tokenizer(byte_bpe())
+    plain = tokenizer("The sky is blue.", add_special_tokens=False)["input_ids"]
+    for text in ("The sky is blue.", "The sky is blue.</s>"):
+        encoded, chat = encode_batch(tokenizer, [(), HI], [text, "Yes"], all_turns=all_turns)
+        assert encoded.prompt_ids + encoded.completion_ids == [*plain, tokenizer.eos_token_id]
+        assert len(encoded.prompt_ids) == 1
+        assert encoded.learned in (None, [True] * len(encoded.completion_ids))
+        assert texts(tokenizer, chat) == ("\n\nHuman: Hi\n\nAssistant:", " Yes</s>")
+
+
+def test_a_text_begins_as_the_tokenizer_begins_texts() -> None:
+    tokenizer = prepare_tokenizer(tokenizer_of("Llama BPE", "llama3"))
+    assert tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+    for text in ("The sky", f"{tokenizer.bos_token}The sky"):
+        encoded = encode(tokenizer, (), text)
+        assert encoded.prompt_ids == [tokenizer.bos_token_id]
+        assert tokenizer.decode(encoded.completion_ids) == f"The sky{tokenizer.eos_token}"
 
 
 @pytest.mark.parametrize("expression", ["1 // 0", "messages[99].content.x", "'a' + 1", "[][0].x", "messages | nothing"])

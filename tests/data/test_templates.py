@@ -14,7 +14,7 @@ import pytest
 from transformers import ByT5Tokenizer
 
 from halo_lightning.data.conversations import Conversation
-from halo_lightning.data.rendering import Encoded, RenderingError, encode_batch, prepare_tokenizer
+from halo_lightning.data.rendering import Encoded, RenderingError, encode, encode_batch, prepare_tokenizer
 from tests.data.chat import KINDS, TEMPLATES, tokenizer_of
 
 QUESTION, ANSWER, AGAIN, LAST = "What is the capital of France?", "Paris is. ", "Is it?", "Yes, it is.\n\nGood."
@@ -214,6 +214,34 @@ def test_a_call_of_tools_is_a_turn_of_the_assistant_and_its_results_are_not() ->
         '\n<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call><|im_end|>It is 3.<|im_end|>'
     )
     assert "<tool_response>\n3\n</tool_response>\n<tool_response>\n4" in tokenizer.decode(encoded.completion_ids)
+
+
+@pytest.mark.parametrize("content", ["", "I ask."])
+def test_a_completion_may_call_tools(content: str) -> None:
+    tokenizer = prepare_tokenizer(tokenizer_of("byte BPE, words", "qwen"))
+    encoded = encode(tokenizer, TOOLS[:1], {**CALL, "content": content})  # type: ignore[arg-type]
+    assert tokenizer.decode(encoded.prompt_ids).endswith("1+2?<|im_end|>\n<|im_start|>assistant\n")
+    assert tokenizer.decode(encoded.completion_ids) == (
+        content + '\n<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call><|im_end|>'
+    )
+    without = prepare_tokenizer(tokenizer_of("byte BPE", "default"))  # its template knows no tools
+    with pytest.raises(RenderingError, match="leaves out the completion"):
+        encode(without, TOOLS[:1], {**CALL, "content": content})  # type: ignore[arg-type]
+
+
+def test_thoughts_of_a_completion_and_options_reach_the_template() -> None:
+    tokenizer = tokenizer_of("byte BPE, words", "default")
+    tokenizer.chat_template = (
+        "{% if effort %}<effort {{ effort }}>{% endif %}"
+        "{% for m in messages %}[{{ m.role }}]"
+        "{% if m.thinking %}({{ m.thinking }}){% endif %}{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    last = {"role": "assistant", "content": "3", "thinking": "1 and 2."}
+    for options, start in (({"effort": "low"}, "<effort low>"), (None, "")):
+        (encoded,) = encode_batch(tokenizer, [CONVERSATION[:1]], [last], None, [options])  # type: ignore[list-item]
+        assert tokenizer.decode(encoded.prompt_ids) == f"{start}[user]{CONVERSATION[0]['content']}[assistant]"
+        assert tokenizer.decode(encoded.completion_ids) == f"(1 and 2.)3{tokenizer.eos_token}"
 
 
 def test_a_template_that_loses_an_earlier_turn_is_refused_for_all_turns_only() -> None:

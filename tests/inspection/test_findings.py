@@ -19,9 +19,10 @@ from halo_lightning.inspection.findings import Lengths, fingerprints, nice_edges
 
 EOS = 3
 tokens = st.lists(st.integers(0, EOS), min_size=1, max_size=3)
-sequences = st.tuples(tokens, tokens)
+prompts = st.lists(st.integers(0, EOS), min_size=2, max_size=3)  # of one token is what has no prompt
+sequences = st.tuples(prompts, tokens)
 unary_rows = st.lists(st.tuples(sequences, st.booleans()), max_size=12)
-paired_rows = st.lists(st.tuples(tokens, tokens, tokens), max_size=12)
+paired_rows = st.lists(st.tuples(prompts, tokens, tokens), max_size=12)
 
 
 def built(feedback: Feedback, rows: list[list[tuple[list[int], list[int]]]], labels: Any = ()) -> TokenizedDataset:
@@ -60,6 +61,13 @@ def test_unary(rows: list[tuple[tuple[list[int], list[int]], bool]]) -> None:
     check(findings.ends_inside(data, EOS), [[n] for n in inside])
     assert sorted(findings.prompts_of(data, found)) == sorted(Counter(repr(p) for (p, _), _ in rows).values())
     assert len(findings.places_of(data, 1)) == sum((prompt + completion).count(1) for (prompt, completion), _ in rows)
+
+
+def test_texts_without_a_prompt_have_none_in_common() -> None:
+    data = built("sft", [[([0], [1, 2])], [([0], [1, 1])], [([0], [1, 2])]])
+    found = fingerprints(data)
+    assert sorted(findings.prompts_of(data, found)) == [1, 2]
+    assert findings.leakage(data, found, fingerprints(built("sft", [[([0], [1, 1])]])), whole=False).groups == [[1]]
 
 
 @settings(max_examples=150, deadline=None)

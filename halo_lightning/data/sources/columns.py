@@ -13,9 +13,9 @@ from halo_lightning.data.sources.config import Label, label_key
 from halo_lightning.data.sources.rows import Row, UnusableRowError, describe, found_keys, problem, require
 
 _NUMBERS = ("weight", "score", "score_chosen", "score_rejected")
-_OBJECTS = ("completions", "tools")
-_OPTIONAL = ("weight", "tools", "score", "score_chosen", "score_rejected")
-_FORMS = ({"completion"}, {"messages"}, {"chosen", "rejected"}, {"completions"})
+_OBJECTS = ("completions", "tools", "chat_template_kwargs")
+_OPTIONAL = ("weight", "tools", "chat_template_kwargs", "score", "score_chosen", "score_rejected")
+_FORMS = ({"completion"}, {"messages"}, {"chosen", "rejected"}, {"completions"}, {"text"})
 """Keys that say which kind of row it is: to name a column for one form is to say that it is no other."""
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 

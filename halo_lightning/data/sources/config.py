@@ -22,7 +22,9 @@ KEYS = (
     "score_chosen",
     "score_rejected",
     "weight",
+    "text",
     "tools",
+    "chat_template_kwargs",
 )
 """The keys that a column can be given to."""
 
