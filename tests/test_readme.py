@@ -1,40 +1,38 @@
-"""What the README shows is what happens: every block is run, in order, in a fresh folder."""
+"""What the README shows is what happens; its links are looked at in `test_docs.py`."""
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from halo_lightning.methods import methods_table
 from tests.conftest import REPOSITORY
+from tests.page_blocks import blocks, check, commands, like_a_clone, run
 
 README = (REPOSITORY / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+FEW = ("--data.train=embedded:thumbs?examples=200", "--samples.prompts=0", "--pictures.every_n_steps=0")
+"""Makes the main job quicker; `tests/test_demo.py` has it as it is."""
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder that looks like a clone, without the environment and earlier runs."""
-    folder = tmp_path
-    for name in ("cli.py", "configs", "halo_lightning"):
-        (folder / name).symlink_to(REPOSITORY / name)
-    return folder
-
-
-def test_every_block_runs(folder: Path) -> None:
+def test_every_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order, since later blocks use files of earlier ones, as a reader does."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    for language, code in BLOCKS:
-        command = {"bash": ["bash", "-euc", code], "python": [sys.executable, "-c", code]}[language]
-        run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-        assert run.returncode == 0, f"{code}\n{run.stderr[-3000:]}"
+    monkeypatch.chdir(like_a_clone(tmp_path))
+    for block in blocks(README):
+        if block.language == "python":
+            exec(compile(block.code, "README.md", "exec"), {"__name__": "page"})
+            continue
+        for command in commands(block.code):
+            if block.not_run:
+                check(command)
+            else:
+                run(command, () if "--data.train" in command else FEW)
     for name in ("export/model.safetensors", "checkpoints/last.ckpt", "tensorboard"):
-        assert (folder / "runs" / "tiny_sft_kto" / name).exists()
+        assert Path("runs", "tiny_sft_kto", name).exists()
+    assert Path("runs", "curves.png").is_file()
+    assert Path("runs", "my_model", "model.safetensors").is_file()
 
 
 def test_the_table_of_methods_is_the_one_of_the_code() -> None:
@@ -49,6 +47,9 @@ def test_make_targets_exist(target: str) -> None:
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([\w/.-]+)\)", README))))
-def test_pictures_and_links_exist(path: str) -> None:
-    assert (REPOSITORY / path).is_file()
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) < 220
+
+
+def test_it_shows_a_picture_early() -> None:
+    assert README[: len(README) // 3].count("](docs/images/") >= 2
