@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import uuid
@@ -112,8 +113,19 @@ def _beside(target: Path, what: str) -> Path:
     return path
 
 
+def clear_up(folder: str | Path) -> None:
+    """Removes what killed processes of this machine had not finished in a folder, and puts back what they moved out.
+
+    Whoever writes a name does so for that name; this is for names that nobody may ever write again.
+    """
+    unfinished = re.compile(r"\.(.+)\.(?:partial|old)-.+-\d+-[0-9a-f]{8}")
+    for path in list(Path(folder).glob(".*")):
+        if match := unfinished.fullmatch(path.name):
+            _clear_up_after_the_dead(path.with_name(match[1]))
+
+
 def _clear_up_after_the_dead(target: Path) -> None:
-    """Removes what killed processes of this machine had not finished, and puts back what they had moved out."""
+    """What `clear_up` does, of one name."""
     host = escape(socket.gethostname())
     for what in ("old", "partial"):
         for path in target.parent.glob(f".{escape(target.name)}.{what}-{host}-*"):

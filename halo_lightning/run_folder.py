@@ -16,7 +16,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from halo_lightning.checkpoints import check, newest_good, read_seal
 from halo_lightning.errors import ConfigError
-from halo_lightning.files import write_json
+from halo_lightning.files import clear_up, write_json
 
 LAST = "last"
 """The checkpoint path that stands for the newest whole checkpoint of a run."""
@@ -117,6 +117,7 @@ class RunFolder:
         Raises:
             ConfigError: The checkpoint that was asked for cannot be used.
         """
+        clear_up(folder)
         if asked is not None and asked != LAST:
             return check(asked), []
         if asked is None:

@@ -10,6 +10,7 @@ import torch
 
 from halo_lightning.checkpoints import RUN, SealedCheckpointIO
 from halo_lightning.errors import ConfigError
+from halo_lightning.files import replaced_file
 from halo_lightning.run_folder import RunFolder
 
 
@@ -100,3 +101,19 @@ def test_a_damaged_note_of_the_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(ConfigError, match=r"run\.json"):
         RunFolder(tmp_path)
+
+
+def test_what_a_killed_process_had_not_finished_goes(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    if (child := os.fork()) == 0:
+        with replaced_file(folder / "step=8.ckpt.json") as stream:
+            stream.write(b"half")
+            stream.flush()
+            os.kill(os.getpid(), 9)
+    os.waitpid(child, 0)
+    (left,) = folder.iterdir()
+    assert "step=8.ckpt.json.partial" in left.name
+    (folder / ".notes").write_text("mine")
+    RunFolder(tmp_path).checkpoint(None, folder)
+    assert [path.name for path in folder.iterdir()] == [".notes"]
