@@ -13,7 +13,7 @@ import shutil
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ from halo_lightning.caches import cache_folder, content_hash
 from halo_lightning.data.batching import TokenizedDataset
 from halo_lightning.errors import ConfigError
 from halo_lightning.files import flush_to_disk, write_json
+from halo_lightning.settings import differences, flat
 
 TOKENS_AT_ONCE = 8192
 """Tokens in a batch of the reference pass: there is no gradient, so many fit."""
@@ -38,6 +39,7 @@ SAVE_EVERY = 16
 
 LogpsOfPart = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
+_FORMAT = 2  # of the folder of a cache
 _VALUES, _MANIFEST, _PROGRESS = "logps.npy", "manifest.json", "progress.json"
 
 
@@ -91,7 +93,7 @@ class ReferenceCache:
     @cached_property
     def depends_on(self) -> dict[str, Any]:
         """Everything that the numbers depend on."""
-        return {"tokens": tokens_fingerprint(self.dataset), **self.settings}
+        return {"format": _FORMAT, "tokens": tokens_fingerprint(self.dataset), **self.settings}
 
     @cached_property
     def path(self) -> Path:
@@ -105,17 +107,41 @@ class ReferenceCache:
         return int(self.dataset.completion_offsets[-1])
 
     def read(self) -> NDArray[np.float32] | None:
-        """The log-probabilities, mapped from disk, or None where they are not there, or not whole."""
+        """The log-probabilities, mapped from disk, or None where they are not there.
+
+        Raises:
+            ConfigError: They are damaged, or of something else; the message says what differs.
+        """
         path = self.path
         if not (path / _MANIFEST).is_file():
             return None
-        manifest = json.loads((path / _MANIFEST).read_text())
-        if manifest != self.depends_on:
-            raise ConfigError(f"{path}: this cache is of another reference or of other data; delete it")
-        values: NDArray[np.float32] = np.load(path / _VALUES, mmap_mode="r")
+        found = self._manifest()
+        if changed := differences(flat(found), flat(self.depends_on)):
+            raise ConfigError(
+                f"{path}: this cache is of another reference or of other data (found → expected: {'; '.join(changed)});"
+                " delete it"
+            )
+        values: NDArray[np.float32] = np.load(path / _VALUES, mmap_mode="r", allow_pickle=False)
         if values.shape != (self.size,) or values.dtype != np.float32:
             raise ConfigError(f"{path}: this cache is damaged ({values.shape} values of {self.size}); delete it")
         return values
+
+    def _manifest(self) -> dict[str, Any]:
+        """What the numbers in the folder depend on, where they are still those that were written.
+
+        Raises:
+            ConfigError: They are not.
+        """
+        path = self.path
+        try:
+            manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+            depends_on, digest = dict(manifest["depends_on"]), str(manifest["sha256"])
+            if content_hash(path / _VALUES, cache_folder("hashes")) == digest:
+                return depends_on
+            why = f"the content of {_VALUES} is not what was written"
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            why = f"{_MANIFEST}: {type(error).__name__}"
+        raise ConfigError(f"{path}: this cache is damaged ({why}); delete it")
 
     def parts(self, tokens: int = TOKENS_AT_ONCE) -> list[NDArray[np.int64]]:
         """The sequences in the order in which they are computed: in batches of about so many tokens.
@@ -191,7 +217,8 @@ class ReferenceCache:
             raise ConfigError("the reference gives log-probabilities that are not finite: its weights are damaged")
         if rank == 0:
             _flush(values)
-            write_json(partial / _MANIFEST, self.depends_on)
+            digest = content_hash(partial / _VALUES, cache_folder("hashes"))
+            write_json(partial / _MANIFEST, {"depends_on": self.depends_on, "sha256": digest})
             (partial / _PROGRESS).unlink(missing_ok=True)
             partial.rename(self.path)
             flush_to_disk(self.folder)
@@ -200,8 +227,11 @@ class ReferenceCache:
     def _continued(self, partial: Path) -> tuple[NDArray[np.float32], int]:
         """The values in the making, and how many parts of them are there."""
         if (partial / _PROGRESS).is_file() and (partial / _VALUES).is_file():
-            done = json.loads((partial / _PROGRESS).read_text())["parts"]
-            return np.load(partial / _VALUES, mmap_mode="r+"), done
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                done = int(json.loads((partial / _PROGRESS).read_text())["parts"])
+                values = np.load(partial / _VALUES, mmap_mode="r+", allow_pickle=False)
+                if values.shape == (self.size,) and values.dtype == np.float32:
+                    return values, done
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         return np.lib.format.open_memmap(partial / _VALUES, "w+", np.float32, (self.size,)), 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,7 @@ def test_cached_and_frozen_references_train_alike(pairs: str, tmp_path: Path) ->
 
 def test_every_method_and_run_shares_one_pass(pairs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[int] = []
+    monkeypatch.setattr("halo_lightning.modules.reference_pass._agreement", lambda *_: "")  # is a step of its own
     original = DPO.predict_step
     monkeypatch.setattr(
         "halo_lightning.modules.base.HaloModule.predict_step",
@@ -150,6 +152,37 @@ def test_other_peoples_loaders_get_a_frozen_reference(pairs: str, tmp_path: Path
     trainer = L.Trainer(accelerator="cpu", max_steps=1, default_root_dir=tmp_path, logger=False)
     trainer.fit(module, data.train_dataloader())
     assert module.pair.reference is not None
+
+
+def test_a_cache_that_is_not_of_the_policy_is_found_before_the_first_step(pairs: str, tmp_path: Path) -> None:
+    """Whole, of the right name, and wrong all the same: as if another program had computed it."""
+    cache = tmp_path / "cache"
+
+    def fit() -> DPO:
+        module = DPO("embedded:small", reference_cache=str(cache))
+        data = PairedDataModule(pairs, batch_size=4, max_length=128, max_prompt_length=64, validation_fraction=0)
+        trainer = L.Trainer(accelerator="cpu", max_steps=1, default_root_dir=tmp_path, logger=False)
+        trainer.fit(module, datamodule=data)
+        return module
+
+    fit()
+    (values,) = cache.glob("reference/*/logps.npy")
+    wrong = np.load(values) - 0.01
+    np.save(values, wrong.astype(np.float32))
+    manifest = json.loads(values.with_name("manifest.json").read_text())
+    manifest["sha256"] = hashlib.sha256(values.read_bytes()).hexdigest()
+    values.with_name("manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ConfigError, match=r"differs from its own reference .* by 0\.01"):
+        fit()
+
+
+def test_a_policy_that_is_not_its_reference_is_said_to_differ(pairs: str, tmp_path: Path) -> None:
+    module = DPO("embedded:small", reference="embedded:base", reference_cache=str(tmp_path / "cache"))
+    data = PairedDataModule(pairs, batch_size=4, max_length=128, max_prompt_length=64, validation_fraction=0)
+    trainer = L.Trainer(accelerator="cpu", max_steps=1, default_root_dir=tmp_path, logger=False)
+    trainer.fit(module, datamodule=data)
+    assert "the policy starts" in module.reference_note
+    assert "since that is embedded:base" in module.reference_note
 
 
 # --- the cache itself ---------------------------------------------------------------------------------------------
@@ -284,12 +317,38 @@ def test_a_damaged_cache_is_refused(tmp_path: Path) -> None:
     data = dataset()
     cache = ReferenceCache(tmp_path, data, {"weights": "w"})
     cache.compute(fake(data), STRATEGY, 1, 0)
-    np.save(cache.path / "logps.npy", np.zeros(3, np.float32))
+    content = bytearray((cache.path / "logps.npy").read_bytes())
+    content[-2] ^= 1  # in one number
+    (cache.path / "logps.npy").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"damaged \(the content of logps\.npy is not what was written\)"):
+        cache.read()
+    np.save(cache.path / "logps.npy", np.array([print], dtype=object))
     with pytest.raises(ConfigError, match="damaged"):
         cache.read()
     (cache.path / "manifest.json").write_text("{}")
-    with pytest.raises(ConfigError, match="another reference"):
+    with pytest.raises(ConfigError, match=r"damaged \(manifest\.json: KeyError\)"):
         cache.read()
+
+
+def test_a_cache_that_was_copied_to_another_name_is_refused_and_says_what_differs(tmp_path: Path) -> None:
+    data = dataset()
+    one, other = (ReferenceCache(tmp_path, data, {"weights": name, "dtype": "float32"}) for name in ("w", "v"))
+    one.compute(fake(data), STRATEGY, 1, 0)
+    one.path.rename(other.path)
+    with pytest.raises(ConfigError, match=r"\(found → expected: weights: w → v\); delete it"):
+        other.read()
+
+
+def test_a_damaged_note_of_what_is_done_begins_again(tmp_path: Path) -> None:
+    data = dataset()
+    cache = ReferenceCache(tmp_path, data, {"weights": "w"})
+    partial = cache.path.with_suffix(".partial")
+    partial.mkdir(parents=True)
+    (partial / "progress.json").write_text("{")
+    np.save(partial / "logps.npy", np.ones(3, np.float32))
+    values = np.array(cache.compute(fake(data), STRATEGY, 1, 0))
+    assert len(values) == cache.size
+    assert (values < 0).all()  # none of those that were there
 
 
 def test_numbers_that_are_not_finite_are_not_kept(tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ class RunCheckpoint(ModelCheckpoint):
     _terminated = False
     _written: Iterable[str] = ()
     _being_saved = ""
+    _unplanned = ""
+    _unplanned_before: Iterable[str] = ()
     _previous_handler: Any = None
 
     # --- moments ---------------------------------------------------------------------------------------------------
@@ -128,27 +130,48 @@ class RunCheckpoint(ModelCheckpoint):
             self._end(trainer)
 
     def _save_now(self, trainer: L.Trainer) -> None:
-        self._due = False
+        due, self._due = self._due, False
         if self._should_skip_saving_checkpoint(trainer):
             return
         candidates = self._monitor_candidates(trainer)
-        if self.monitor is None or self.monitor in candidates:
+        # One that is saved because the run has to end does not compete with those that every run would have.
+        self._unplanned = "" if due or self.save_last != "link" else self._path(trainer, candidates)
+        if not self._unplanned and (self.monitor is None or self.monitor in candidates):
             self._save_topk_checkpoint(trainer, candidates)
         self._save_last_checkpoint(trainer, candidates)
+
+    def _path(self, trainer: L.Trainer, monitor_candidates: dict[str, Any]) -> str:
+        return self._get_metric_interpolated_filepath_name(monitor_candidates, trainer)
 
     def _save_last_checkpoint(self, trainer: L.Trainer, monitor_candidates: dict[str, Any]) -> None:
         """The newest state gets a checkpoint also where it is not among the best, and then old ones go."""
         if self.save_last == "link" and self._last_global_step_saved != trainer.global_step:
-            self._save_checkpoint(trainer, self._get_metric_interpolated_filepath_name(monitor_candidates, trainer))
+            self._save_checkpoint(trainer, self._path(trainer, monitor_candidates))
         super()._save_last_checkpoint(trainer, monitor_candidates)
-        if self.save_top_k != -1:
-            kept = {*self.best_k_models, self.best_model_path, self.last_model_path, self._last_checkpoint_saved}
-            for path in [path for path in self._written if path not in kept]:
-                trainer.strategy.remove_checkpoint(path)
-            self._written = [path for path in self._written if path in kept]
+        self._remove_old(trainer)
+
+    def _remove_old(self, trainer: L.Trainer) -> None:
+        """Removes what is neither among the best nor the newest, or was saved only because a run had to end."""
+        kept = {*self.best_k_models, self.best_model_path, self.last_model_path, self._last_checkpoint_saved}
+        old = [path for path in self._written if path not in kept]
+        if self.save_top_k == -1:
+            old = [path for path in old if path in self._unplanned_before]
+        for path in old:
+            trainer.strategy.remove_checkpoint(path)
+        self._written = [path for path in self._written if path not in old]
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Finishes what a killed run had begun when it saved the checkpoint that this one goes on from."""
+        newest = self._last_checkpoint_saved
+        if self.save_last == "link" and newest and _same(trainer.ckpt_path, newest):
+            self.last_model_path = os.path.join(os.path.dirname(newest), f"{self.CHECKPOINT_NAME_LAST}.ckpt")
+            self._link_checkpoint(trainer, newest, self.last_model_path)
+            self._remove_old(trainer)
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         self._written = [*(path for path in self._written if path != filepath), filepath]
+        before = [path for path in self._unplanned_before if path != filepath]
+        self._unplanned_before = [*before, filepath] if filepath == self._unplanned else before
         if trainer.is_global_zero:
             remove_seal(Path(filepath))
         self._being_saved = filepath
@@ -191,7 +214,12 @@ class RunCheckpoint(ModelCheckpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Lightning's, and which checkpoints there are."""
-        return {**super().state_dict(), "written": list(self._written), "saved": self._being_saved}
+        return {
+            **super().state_dict(),
+            "written": list(self._written),
+            "saved": self._being_saved,
+            "unplanned": list(self._unplanned_before),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes it up; checkpoints in another folder are not touched."""
@@ -199,6 +227,7 @@ class RunCheckpoint(ModelCheckpoint):
         if state_dict.get("dirpath") == self.dirpath:
             self._written = list(state_dict.get("written", []))
             self._last_checkpoint_saved = state_dict.get("saved", "")
+            self._unplanned_before = list(state_dict.get("unplanned", []))
 
     # --- being told to end -----------------------------------------------------------------------------------------
 
@@ -258,3 +287,7 @@ class RunCheckpoint(ModelCheckpoint):
             " the same command with --ckpt_path last goes on from there",
             flush=True,
         )
+
+
+def _same(one: Any, other: str) -> bool:
+    return one is not None and os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)

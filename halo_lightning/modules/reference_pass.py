@@ -17,8 +17,14 @@ from halo_lightning.caches import cache_folder
 from halo_lightning.data import FeedbackDataModule
 from halo_lightning.data.batches import Sequences
 from halo_lightning.data.batching import TokenizedDataset
+from halo_lightning.errors import ConfigError
 from halo_lightning.pretrained import resolve_path
 from halo_lightning.reference import ReferenceCache, weights_fingerprint
+
+CHECKED = 8
+"""So many sequences are compared before the first step."""
+AGREES, AGREES_ROUNDED = 1e-4, 2e-2
+"""Nats a token by which a policy may differ from itself, in single precision and below."""
 
 if TYPE_CHECKING:
     from halo_lightning.modules.base import HaloModule
@@ -76,12 +82,51 @@ def compute_missing(module: HaloModule, caches: list[ReferenceCache]) -> str:
             compute, trainer.strategy, trainer.world_size, trainer.global_rank
         )
     module.train()
+    start = _agreement(module, caches)
     new = sum(len(cache.dataset) for cache in missing)
     found = sum(len(cache.dataset) for cache in caches) - new
     return (
         f"reference: log-probabilities of {new:,} examples computed in {time.perf_counter() - began:.1f} s,"
-        f" of {found:,} found in {caches[0].folder}"
+        f" of {found:,} found in {caches[0].folder}{start}"
     )
+
+
+def _agreement(module: HaloModule, caches: list[ReferenceCache]) -> str:
+    """Compares what is kept of the reference with the policy that has not been trained yet, on a few sequences.
+
+    Returns:
+        What to say of it, which is nothing where the policy is its own reference, and agrees with it.
+
+    Raises:
+        ConfigError: The policy is its own reference, and differs from it.
+    """
+    own = module.reference_path in (None, module.policy_path)
+    if not (module.pair.untrained or (own and has_adapter(module.pair.policy))):
+        return ""
+    cache = caches[0]
+    part = np.arange(min(CHECKED, len(cache.dataset.prompt_lengths)))
+    count = int(cache.dataset.completion_offsets[len(part)])
+    module.eval()
+    policy = _logps_of(module, cache.dataset, None, part)
+    module.train()
+    assert cache.dataset.reference_logps is not None
+    kept = np.asarray(cache.dataset.reference_logps[:count])
+    apart = abs(float(policy.mean(dtype=np.float64) - kept.mean(dtype=np.float64)))
+    if not own:
+        return f"; the policy starts {apart:.2g} nats a token from the reference, since that is {module.reference_path}"
+    exact = policy_is_exact(module)
+    if not apart <= (AGREES if exact else AGREES_ROUNDED):
+        raise ConfigError(
+            f"before the first step the policy differs from its own reference (log-probabilities in {cache.path}) by"
+            f" {apart:.2g} nats a token, and should not at all: the cache was computed by something else; delete it"
+        )
+    return ""
+
+
+def policy_is_exact(module: HaloModule) -> bool:
+    """Whether the policy computes in at least single precision."""
+    half = any(weight.dtype in (torch.bfloat16, torch.float16) for weight in module.pair.policy.parameters())
+    return not half and str(module.trainer.precision).startswith(("32", "64"))
 
 
 @torch.no_grad()

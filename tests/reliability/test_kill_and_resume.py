@@ -141,6 +141,14 @@ def test_a_dozen_runs_that_were_killed(forge: Forge, whole: Whole, scenario: str
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_many_runs_that_were_killed(forge: Forge, whole: Whole, scenario: str, tmp_path: Path) -> None:
     """25 trials of each scenario, 100 in all, at moments of all kinds; prints what they were."""
-    done = [trial(forge, whole, tmp_path / str(seed), scenario, seed, KILLS) for seed in range(100, 125)]
-    kinds = [fault.kind for faults in done for fault in faults]
-    print(f"\n{scenario}: {len(done)} trials, {len(kinds)} interruptions:", {kind: kinds.count(kind) for kind in KILLS})
+    faults, failed = [], []
+    for seed in range(100, 125):
+        try:
+            faults += trial(forge, whole, tmp_path / str(seed), scenario, seed, KILLS)
+        except AssertionError as error:
+            failed.append(seed)
+            print(f"\n{scenario}, seed {seed}: {str(error)[:3000]}", flush=True)
+    kinds = [fault.kind for fault in faults]
+    counted = {kind: kinds.count(kind) for kind in dict.fromkeys(KILLS)}
+    print(f"\n{scenario}: 25 trials, {len(failed)} failed, {len(kinds)} interruptions: {counted}", flush=True)
+    assert not failed
