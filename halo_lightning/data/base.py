@@ -13,15 +13,14 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from torch import distributed
 from torch.utils.data import DataLoader
 
 from halo_lightning.data.batching import TokenizedDataset, TokenizedDatasetBuilder
 from halo_lightning.data.cache import TokenCache
-from halo_lightning.data.division import Division, divide
+from halo_lightning.data.division import Division, divide, divide_for
 from halo_lightning.data.feedback import Feedback
 from halo_lightning.data.loading import ResumableDataLoader
-from halo_lightning.data.preparation import Preparation, Prepared, prepare, require_examples
+from halo_lightning.data.preparation import Preparation, prepare, require_examples
 from halo_lightning.data.rendering import prepare_tokenizer
 from halo_lightning.data.sampling import (
     Balance,
@@ -90,6 +89,9 @@ class FeedbackDataModule(L.LightningDataModule):
 
     all_turns: bool = False
     """Whether the loss is on all turns of the assistant, and not on the last one alone."""
+
+    most: int | None = None
+    """Most examples that are read of the training sources, the first ones; None is all of them."""
 
     def __init__(
         self,
@@ -196,8 +198,9 @@ class FeedbackDataModule(L.LightningDataModule):
         bad, preparations = self._bad_rows(), self._preparations()
         train = validation = TokenizedDatasetBuilder(self.feedback).build()
         reports = []
+        tokens_of = prepare if self.cache is None else self.cache.prepare
         for name, preparation in preparations.items():
-            used, held_out, prepared = self._tokens(preparation, tokenizer, bad)
+            used, held_out, prepared = tokens_of(preparation, tokenizer, bad)
             require_examples(name, used, held_out, prepared, self.validation_fraction)
             train, validation = (used, held_out) if name == "training" else (train, used)
             reports.append(prepared)
@@ -233,17 +236,7 @@ class FeedbackDataModule(L.LightningDataModule):
     def _divided(self) -> Division:
         """The division of the batch among the processes that there are, of which the Trainer is told its part."""
         divided = partial(divide, self.batch_size, largest=self.micro_batch_size, even=self.needs_even_batches)
-        trainer = self.trainer
-        if trainer is None:
-            running = distributed.is_available() and distributed.is_initialized()
-            return divided(distributed.get_world_size() if running else 1)
-        # What the user asked the Trainer for, and not what an earlier data module told it.
-        asked = trainer.accumulate_grad_batches
-        if asked not in (1, getattr(trainer, "_halo_accumulates", 1)):
-            return divided(trainer.world_size, accumulate=asked)
-        division = divided(trainer.world_size)
-        trainer.accumulate_grad_batches = trainer._halo_accumulates = division.accumulate  # type: ignore[attr-defined]
-        return division
+        return divide_for(self.trainer, divided)
 
     def _preparation(self) -> Preparation:
         """What is to be made of the training sources."""
@@ -255,6 +248,7 @@ class FeedbackDataModule(L.LightningDataModule):
             seed=self.seed,
             all_turns=self.all_turns,
             keep_prompt=self.keep_prompt,
+            most=self.most,
         )
 
     def _preparations(self) -> dict[str, Preparation]:
@@ -262,15 +256,8 @@ class FeedbackDataModule(L.LightningDataModule):
         training = self._preparation()
         preparations = {} if self.streaming else {"training": training}
         if self.validation_sources:
-            preparations["validation"] = replace(training, sources=tuple(self.validation_sources), held_out=0.0)
+            preparations["validation"] = replace(training, sources=tuple(self.validation_sources), most=None)
         return preparations
-
-    def _tokens(
-        self, preparation: Preparation, tokenizer: Any, bad: BadRows
-    ) -> tuple[TokenizedDataset, TokenizedDataset, Prepared]:
-        if self.cache is None:
-            return prepare(preparation, tokenizer, bad)
-        return self.cache.prepare(preparation, tokenizer, bad)
 
     def _bad_rows(self) -> BadRows:
         folder = "." if self.trainer is None else self.trainer.default_root_dir

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
+
+import lightning as L
+from torch import distributed
 
 from halo_lightning.errors import ConfigError
 
@@ -86,3 +90,22 @@ def divide(
     if micro_batch is None:
         raise ConfigError(f"micro_batch_size is {largest}: expected {unit} or more{halves}")
     return Division(micro_batch, share // micro_batch, processes)
+
+
+def divide_for(trainer: L.Trainer | None, divided: Callable[..., Division]) -> Division:
+    """The division among the processes of a Trainer, which is told its part.
+
+    Args:
+        trainer: The Trainer; None is the processes that there are.
+        divided: `divide`, given all but the processes and what is accumulated.
+    """
+    if trainer is None:
+        running = distributed.is_available() and distributed.is_initialized()
+        return divided(distributed.get_world_size() if running else 1)
+    # What the user asked the Trainer for, and not what an earlier data module told it.
+    asked = trainer.accumulate_grad_batches
+    if asked not in (1, getattr(trainer, "_halo_accumulates", 1)):
+        return divided(trainer.world_size, accumulate=asked)
+    division = divided(trainer.world_size)
+    trainer.accumulate_grad_batches = trainer._halo_accumulates = division.accumulate  # type: ignore[attr-defined]
+    return division

@@ -148,6 +148,7 @@ class Preparation:
         seed: Of what is held out, and of what is drawn at random where a source has no seed of its own.
         all_turns: Whether the loss is on all turns of the assistant; for demonstrations.
         keep_prompt: Which part of a prompt stays where it has to be cut, for sources that do not say.
+        most: Most examples that are read of the sources, the first ones; None is all of them.
     """
 
     sources: tuple[Source, ...]
@@ -157,6 +158,7 @@ class Preparation:
     seed: int = 1
     all_turns: bool = False
     keep_prompt: KeepPrompt | None = None
+    most: int | None = None
 
     def mixture(self) -> Mixture:
         """The examples."""
@@ -181,7 +183,7 @@ class Preparation:
         encoder = Encoder(tokenizer, self.limits, all_turns=self.all_turns)
         mixture = self.mixture()
         held_out = held_out_by_prompt(self.held_out, self.seed) if self.held_out else None
-        for tokenized in _in_chunks(encoder, mixture.examples(bad), bad):
+        for tokenized in _in_chunks(encoder, itertools.islice(mixture.examples(bad), self.most), bad):
             parts: tuple[list[Tokenized], list[Tokenized]] = ([], [])
             for example, sequences in tokenized:
                 parts[held_out is not None and held_out(known_by(example))].append((example, sequences))

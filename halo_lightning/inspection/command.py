@@ -22,6 +22,9 @@ from halo_lightning.files import replaced_file
 from halo_lightning.inspection.report import PROBLEMS, Report, inspect_data
 from halo_lightning.program import program_name
 
+OF_A_STREAM = 10_000
+"""Examples of a stream that are looked at, where nobody says how many."""
+
 FOUND = 3
 """The exit status where something was found that `fail_on` names."""
 
@@ -61,6 +64,7 @@ def inspect(
     html: str | None = None,
     json: str | None = None,
     fail_on: str | None = None,
+    first: int | None = None,
 ) -> int:
     """Prepares the data of a run as `fit` does, and shows what the model will see of them.
 
@@ -74,6 +78,8 @@ def inspect(
             instead of the text.
         fail_on: Ends with status 3 if there is any of these, as `contradictions,leakage`: contradictions, leakage,
             duplicates, same_on_both_sides, ends_inside, cut, left_out, unknown.
+        first: Reads no more than so many examples to train on, the first ones; by default 10,000 where the
+            configuration streams them, else all.
 
     Returns:
         The exit status.
@@ -86,6 +92,11 @@ def inspect(
     unknown = [name for name in names if name not in PROBLEMS]
     if unknown:
         raise ConfigError(f"fail_on: found {unknown[0]!r}, expected some of {', '.join(PROBLEMS)}")
+    if first is not None and first < 1:
+        raise ConfigError(f"first is {first}: expected 1 or more examples")
+    data.most = OF_A_STREAM if first is None and data.streaming else first
+    if data.most is not None:
+        data.streaming, data.cache = False, None  # a part, of which nothing is to be kept
     data.setup()
     title = ", ".join(str(source) for source in data.train_sources)
     report = inspect_data(data, title=title, examples=_asked(examples), seed=data.seed)

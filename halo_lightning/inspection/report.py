@@ -197,7 +197,8 @@ def _settings(data: FeedbackDataModule) -> dict[str, str]:
     limits = data.limits
     too_long = {"truncate": "cut", "drop": "left out", "error": "an error"}[limits.too_long]
     lengths = f"{limits.max_length:,}, max_prompt_length {limits.max_prompt_length:,}"
-    return {
+    part = {} if data.most is None else {"read": f"the first {data.most:,} examples to train on, and no more"}
+    return part | {
         "tokenizer": data.tokenizer_path or type(data.tokenizer).__name__,
         "max_length": f"{lengths}; longer ones are {too_long}",
         "loss on": "all turns of the assistant" if data.all_turns else "the completion, its end included",

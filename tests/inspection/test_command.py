@@ -283,3 +283,26 @@ def test_the_real_hh_file(capsys: Capture) -> None:
     assert counts["train"] + counts["validation"] == 2303
     assert report["problems"]["left_out"] == 9
     assert report["problems"]["leakage"] == 0
+
+
+def test_a_stream_is_looked_at_as_far_as_is_asked(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [*tiny(tmp_path, ROWS * 3), "--data.streaming=true"]
+    report = report_of(capsys, *arguments, "--first=7")
+    assert report["counts"]["train"] == 7
+    assert report["settings"]["read"] == "the first 7 examples to train on, and no more"
+    monkeypatch.setattr("halo_lightning.inspection.command.OF_A_STREAM", 12)
+    assert report_of(capsys, *arguments)["counts"]["train"] == 12
+    assert report_of(capsys, *tiny(tmp_path, ROWS * 3))["counts"]["train"] == 15
+    assert report_of(capsys, *tiny(tmp_path, ROWS * 3), "--first=2")["counts"]["train"] == 2
+    assert main(["inspect", *arguments, "--first=3"]) == 0
+    assert "the first 3 examples to train on, and no more" in re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert main(["inspect", *arguments, "--first=0"]) == 2
+    assert "first is 0: expected 1 or more examples" in capsys.readouterr().err
+
+
+def test_what_is_read_first_says_nothing_of_the_rest(tmp_path: Path, capsys: Capture) -> None:
+    rows = [*ROWS, {"prompt": "Hi", "completion": "", "label": True}]
+    assert report_of(capsys, *tiny(tmp_path, rows), "--first=5")["counts"]["train"] == 5
+    assert main(["inspect", *tiny(tmp_path, rows), "--first=6"]) == 2
