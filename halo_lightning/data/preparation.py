@@ -63,13 +63,13 @@ class Prepared:
     def as_plain_data(self) -> dict[str, Any]:
         """All but the bad rows, as JSON values."""
         truncation = {name: value for name, value in vars(self.truncation).items() if name != "limits"}
-        left_out = {source: rows.as_plain_data() for source, rows in self.left_out.items()}
+        left_out = [[source, rows.as_plain_data()] for source, rows in self.left_out.items()]
         return {"truncation": truncation, "left_out": left_out, "notes": self.notes}
 
     @classmethod
     def of(cls, plain: dict[str, Any], limits: Limits, bad: BadRows) -> Prepared:
         """What `as_plain_data` was made of."""
-        left_out = {source: LeftOut.of(rows) for source, rows in plain["left_out"].items()}
+        left_out = {source: LeftOut.of(rows) for source, rows in plain["left_out"]}
         return cls(Truncation(limits, **plain["truncation"]), left_out, list(plain["notes"]), bad)
 
 

@@ -52,6 +52,11 @@ class Sequence(NamedTuple):
     prompt_cut: int
     completion_cut: int
 
+    @property
+    def prompt_ids(self) -> list[int]:
+        """The tokens of the prompt."""
+        return self.token_ids[: self.prompt_tokens]
+
 
 class Shown(NamedTuple):
     """An example.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from html import escape
 
-from halo_lightning.inspection.examples import Sequence, Shown, Span, harmless
+from halo_lightning.inspection.examples import Shown, Span, harmless
 from halo_lightning.inspection.report import Report
 from halo_lightning.inspection.wording import bins, counts_of, finding_rows, lengths_line, places, title_of
+
+SAME_PROMPT = "<span class=quiet>… the same prompt</span>"
 
 STYLE = """
 :root { color-scheme: light dark; --good: #1a7f37; --bad: #b3261e; --quiet: #6b7280; --line: #8884; --bar: #3b82f6; }
@@ -71,15 +73,14 @@ def page(report: Report, place_of: dict[str, dict[int, str]]) -> str:
 
 def _example(example: Shown) -> str:
     parts = [f"<h3>{_text(title_of(example))}</h3>"]
-    for sequence in example.sequences:
+    for number, sequence in enumerate(example.sequences):
         good = sequence.name == "chosen" or (sequence.name == "completion" and example.label is not False)
         name = f"{sequence.name}, " if len(example.sequences) > 1 else ""
-        parts.append(f"<div class=quiet>{name}{_text(counts_of(sequence))}</div>{_sequence(sequence, good)}")
+        parts.append(f"<div class=quiet>{name}{_text(counts_of(sequence))}</div>")
+        same_prompt = number > 0 and sequence.prompt_ids == example.sequences[0].prompt_ids
+        spans = [SAME_PROMPT if same_prompt and not span.learned else _span(span, good) for span in sequence.spans]
+        parts.append(f"<pre>{''.join(spans)}</pre>")
     return "\n".join(parts)
-
-
-def _sequence(sequence: Sequence, good: bool) -> str:
-    return f"<pre>{''.join(_span(span, good) for span in sequence.spans)}</pre>"
 
 
 def _span(span: Span, good: bool) -> str:

@@ -8,7 +8,7 @@ from typing import IO
 from rich.console import Console
 from rich.text import Text
 
-from halo_lightning.inspection.examples import Sequence, Shown, Span, harmless
+from halo_lightning.inspection.examples import Shown, Span, harmless
 from halo_lightning.inspection.findings import Lengths
 from halo_lightning.inspection.report import Report
 from halo_lightning.inspection.wording import Row, bins, counts_of, finding_rows, lengths_line, places, title_of
@@ -98,16 +98,12 @@ def _print_example(line: Line, example: Shown, tokens: bool) -> None:
             line((f"  {sequence.name}, ", "cyan"), counts_of(sequence))
         else:
             line((f"  {counts_of(sequence)}", "cyan"))
-        same_prompt = number > 0 and _prompt(sequence) == _prompt(example.sequences[0])
+        same_prompt = number > 0 and sequence.prompt_ids == example.sequences[0].prompt_ids
         for span in sequence.spans:
             if same_prompt and not span.learned:
                 line((f"  {NOT_LEARNED} … the same prompt", "dim"))
                 continue
             _print_span(line, span, "green" if good else "red", tokens)
-
-
-def _prompt(sequence: Sequence) -> list[int]:
-    return sequence.token_ids[: sequence.prompt_tokens]
 
 
 def _print_span(line: Line, span: Span, colour: str, tokens: bool) -> None:

@@ -142,6 +142,17 @@ def test_training_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
 # --- what makes another cache -------------------------------------------------------------------------------------
 
 
+def test_what_was_left_out_is_told_in_the_same_order(tmp_path: Path) -> None:
+    start = "\n\nHuman: Hi\n\nAssistant:"
+    different = {"chosen": f"{start} Yes", "rejected": "\n\nHuman: Bye\n\nAssistant: No"}
+    empty, good = {"chosen": f"{start} Yes", "rejected": start}, {"chosen": f"{start} Yes", "rejected": f"{start} No"}
+    files = [write_rows(tmp_path / name, rows) for name, rows in (("b", [different, empty, good]), ("a", [empty] * 2))]
+    options = {"validation_fraction": 0, "cache": str(tmp_path / "cache")}
+    first, second = (str(module(PairedDataModule, files, **options).summary) for _ in range(2))
+    assert first == second
+    assert first.index("different prompts") < first.index("empty completion") < first.index(f"{files[1]}: left out")
+
+
 def test_whatever_tokens_depend_on_makes_another_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     one, other = write_rows(Path("one.jsonl"), thumbs(6, 3)), write_rows(Path("other.jsonl"), thumbs(6, 4))

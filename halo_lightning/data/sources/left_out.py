@@ -24,15 +24,15 @@ class LeftOut:
         self._files: set[str] = set()
 
     def as_plain_data(self) -> dict[str, Any]:
-        """All counts as JSON values."""
-        return {"rows": self.rows, "implicit_prompts": self.implicit_prompts, "reasons": self.reasons}
+        """All counts as JSON values; the reasons as a list, since objects may lose their order in JSON."""
+        return {"rows": self.rows, "implicit_prompts": self.implicit_prompts, "reasons": list(self.reasons.items())}
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> LeftOut:
         """What `as_plain_data` was made of; nothing more is counted in it."""
         counted = cls()
         counted.rows, counted.implicit_prompts = plain["rows"], plain["implicit_prompts"]
-        counted.reasons = {reason: (count, first) for reason, (count, first) in plain["reasons"].items()}
+        counted.reasons = {reason: (count, first) for reason, (count, first) in plain["reasons"]}
         return counted
 
     def read(self, row: Row) -> None:
