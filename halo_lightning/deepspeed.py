@@ -25,7 +25,7 @@ def prepare_deepspeed(strategy: Any, data: Any) -> None:
     if strategy.zero_stage_3:
         raise ConfigError(
             "DeepSpeed's ZeRO stage 3 divides weights while a model is built, which is not supported: use FSDP, which"
-            " divides as much (--trainer.strategy halo_lightning.strategies.FSDP), or stage 2"
+            " divides as much (--trainer.strategy fsdp), or stage 2"
             " (--trainer.strategy deepspeed_stage_2)"
         )
     division = getattr(data, "division", None)
@@ -45,5 +45,5 @@ def refuse_deepspeed(strategy: Any, what: str) -> None:
     if isinstance(strategy, DeepSpeedStrategy):
         raise ConfigError(
             f"DeepSpeed has one precision, and clips all gradients together, but {what} has its own: use"
-            " --trainer.strategy halo_lightning.strategies.FSDP, or ddp"
+            " --trainer.strategy fsdp, or ddp"
         )

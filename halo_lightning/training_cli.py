@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,7 @@ from halo_lightning.modules import HaloModule
 from halo_lightning.quiet import quieten
 from halo_lightning.run_folder import LAST, RunFolder
 from halo_lightning.settings import differences, flat
+from halo_lightning.strategies import register_names
 from halo_lightning.strategies.reading import AnyCheckpointIO
 from halo_lightning.termination import ends_at_once
 
@@ -51,7 +53,8 @@ class SFTStage:
 
     Args:
         config: The configuration of the stage; a relative path is looked for beside the configuration that names it.
-        arguments: Further command-line arguments of the stage, such as `--trainer.max_epochs=2`.
+        arguments: Further command-line arguments of the stage, such as `--trainer.max_epochs=2`. Those of the run
+            that say on what it is computed (`--trainer.devices` and its like) hold for the stage as well.
     """
 
     config: str
@@ -216,6 +219,7 @@ class HaloCLI(LightningCLI):
             kwargs["enable_model_summary"] = False
         if self.settings.get("ckpt_path"):
             kwargs["num_sanity_val_steps"] = 0  # it is not before the first step
+        register_names()
         built = super().instantiate_trainer(**kwargs)
         if type(built.strategy.checkpoint_io) is TorchCheckpointIO:
             built.strategy.checkpoint_io = AnyCheckpointIO()
@@ -247,7 +251,7 @@ class HaloCLI(LightningCLI):
             The folder of the export.
         """
         config = self.find_config(stage.config)
-        arguments = ["--config", str(config), *stage.arguments]
+        arguments = ["--config", str(config), *of_the_machine(self.arguments), *stage.arguments]
         settings = self._parser("fit").parse_args(arguments)
         export = Path(settings.export.folder or Path(settings.run_dir) / "export")
         with RunFolder(settings.run_dir).locked(wait=True):
@@ -266,6 +270,22 @@ class HaloCLI(LightningCLI):
     def find_config(self, name: str) -> Path:
         """The configuration file of a stage: as named, or beside a configuration that this run was given."""
         return stage_config(self.settings, name)
+
+
+def of_the_machine(arguments: Sequence[str]) -> list[str]:
+    """Those command-line arguments that say on what a run is computed, as they hold for its SFT stage, too."""
+    kept, takes_value = [], False
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        is_option = argument.startswith("--")
+        if is_option:
+            takes_value = name.startswith(_MACHINE) and not value
+        if (is_option and name.startswith(_MACHINE)) or (not is_option and takes_value):
+            kept.append(argument)
+    return kept
+
+
+_MACHINE = tuple(f"--trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "plugins", "strategy"))
 
 
 def stage_config(settings: Namespace, name: str) -> Path:
@@ -339,7 +359,10 @@ class ReadRun(HaloCLI):
 
 
 def comparable(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings that an export depends on, by dotted key: not where things are written, or how they are shown."""
+    """The settings that an export depends on, by dotted key.
+
+    That is not where things are written, how they are shown, or on what they are computed.
+    """
     elsewhere = (
         "config",
         "run_dir",
@@ -354,6 +377,7 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
         "trainer.callbacks",
         "trainer.enable",
         "trainer.log_every",
+        *(name.removeprefix("--") for name in _MACHINE),
     )
     return json.loads(
         json.dumps({key: value for key, value in flat(settings).items() if not key.startswith(elsewhere)})

@@ -156,6 +156,13 @@ def test_a_finished_stage_is_reused(run: Path, capsys: pytest.CaptureFixture[str
     assert (run / "sft" / "export" / "model.safetensors").stat().st_mtime_ns == before
 
 
+def test_a_stage_is_computed_on_what_the_run_is_computed_on() -> None:
+    arguments = ["fit", "--trainer.devices", "4", "--data.batch_size", "8", "--trainer.strategy=fsdp2", "--model.beta=1"]
+    assert of_the_machine(arguments) == ["--trainer.devices", "4", "--trainer.strategy=fsdp2"]
+    more = ["--trainer.strategy.cpu_offload", "true", "--trainer.max_steps", "5", "--trainer.num_nodes", "2"]
+    assert of_the_machine(more) == ["--trainer.strategy.cpu_offload", "true", "--trainer.num_nodes", "2"]
+
+
 def test_a_half_finished_stage_is_run_again(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     half = tmp_path / "sft" / "export"
     half.mkdir(parents=True)

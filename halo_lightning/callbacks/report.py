@@ -234,7 +234,9 @@ def next_commands(trainer: L.Trainer) -> list[str]:
     if folder := curves_folder(trainer):
         commands.append(f"tensorboard --logdir {folder}")
         commands.append(f"{program} curves --runs {folder} --out {os.path.join(folder, 'curves.png')}")
-    saved = os.path.join(trainer.log_dir or trainer.default_root_dir, "config.yaml")
+    # Not the Trainer's `log_dir`, for which every process would have to ask.
+    folders = [getattr(logger, "log_dir", None) for logger in trainer.loggers]
+    saved = os.path.join(next(filter(None, folders), trainer.default_root_dir), "config.yaml")
     if os.path.isfile(saved):  # Lightning's command line keeps it, with all settings
         commands.append(f"{program} generate --config {nearby(saved)}")
     return commands

@@ -208,7 +208,7 @@ def _alternatives(job: Job, estimator: Estimator, choice: Choice) -> Iterator[tu
     elif choice.precision.startswith("32"):
         yield "compute in bfloat16", "--trainer.precision bf16-mixed", replace(choice, precision="bf16-mixed")
     if not strategy.sharded and choice.devices > 1:
-        option = "--trainer.strategy halo_lightning.strategies.FSDP"
+        option = "--trainer.strategy fsdp"
         yield "shard the model", option, replace(choice, strategy=Strategy("FSDP"))
     if strategy.sharded and not strategy.offload:
         option = "--trainer.strategy.init_args.cpu_offload true"

@@ -57,7 +57,7 @@ class FSDP(ShardedCheckpoints, FSDPStrategy):
         if self.needs_gpu and self.root_device.type == "cpu":
             raise ConfigError(
                 "FSDP needs GPUs, and there is none. On CPUs: --trainer.strategy auto, or, to spread the weights over"
-                " several processes, --trainer.strategy halo_lightning.strategies.FSDP2"
+                " several processes, --trainer.strategy fsdp2"
             )
         super().setup_environment()
         self.kwargs["device_mesh"] = init_device_mesh(self.root_device.type, (self.world_size,))
