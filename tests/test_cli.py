@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from halo_lightning.cli import main
 from halo_lightning.figures import read_scalars
+from halo_lightning.training_cli import of_the_machine
 from halo_lightning.world import BASE_MODEL
 from tests.conftest import HH_FILE, REPOSITORY
 
@@ -157,7 +158,15 @@ def test_a_finished_stage_is_reused(run: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_stage_is_computed_on_what_the_run_is_computed_on() -> None:
-    arguments = ["fit", "--trainer.devices", "4", "--data.batch_size", "8", "--trainer.strategy=fsdp2", "--model.beta=1"]
+    arguments = [
+        "fit",
+        "--trainer.devices",
+        "4",
+        "--data.batch_size",
+        "8",
+        "--trainer.strategy=fsdp2",
+        "--model.beta=1",
+    ]
     assert of_the_machine(arguments) == ["--trainer.devices", "4", "--trainer.strategy=fsdp2"]
     more = ["--trainer.strategy.cpu_offload", "true", "--trainer.max_steps", "5", "--trainer.num_nodes", "2"]
     assert of_the_machine(more) == ["--trainer.strategy.cpu_offload", "true", "--trainer.num_nodes", "2"]

@@ -13,7 +13,6 @@ from typing import Any
 import lightning as L
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from halo_lightning.checkpoints import RUN, read_seal, remove_seal, seal_folder
@@ -31,7 +30,7 @@ class RunCheckpoint(ModelCheckpoint):
 
     *SIGTERM.* A run that is told to end (a pre-emptible machine) finishes its optimizer step, or the batch of the
     validation that it is in, saves, and exits with status 0. Only where gradients are accumulated over a validation,
-    that is finished first. Under SLURM with automatic requeueing, signals are Lightning's own.
+    that is finished first.
 
     *Nothing between two states.* The new checkpoint is whole before `last.ckpt` points to it, and only then are those
     removed that are not to be kept, those of an interrupted run among them.
@@ -232,11 +231,9 @@ class RunCheckpoint(ModelCheckpoint):
     # --- being told to end -----------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """From here on SIGTERM is a request."""
+        """From here on SIGTERM is a request, under SLURM as well, where Lightning would do nothing about it."""
         super().on_train_start(trainer, pl_module)
-        environment = trainer._accelerator_connector.cluster_environment
-        requeues = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
-        if threading.current_thread() is threading.main_thread() and not requeues:
+        if threading.current_thread() is threading.main_thread():
             self._terminated = False
             self._previous_handler = signal.signal(signal.SIGTERM, self._on_sigterm)
 

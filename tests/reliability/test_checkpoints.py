@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from halo_lightning import KTO, UnaryDataModule
+from halo_lightning.callbacks import RunCheckpoint
 from halo_lightning.checkpoints import (
     RUN,
     SealedCheckpointIO,
@@ -192,3 +200,29 @@ def test_a_full_disk_leaves_the_last_one_and_is_said(tmp_path: Path) -> None:
 def test_removed_with_its_manifest(tmp_path: Path) -> None:
     SealedCheckpointIO().remove_checkpoint(save(tmp_path / "a.ckpt", 1))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_job_of_slurm_that_is_told_to_end_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning would pass over SIGTERM there, and leave nothing to go on from."""
+    for name, value in {"NTASKS": "1", "JOB_NAME": "run", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+
+    class Told(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+            if trainer.global_step == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=9,
+        logger=False,
+        callbacks=[RunCheckpoint(dirpath=tmp_path, filename="{step}", save_last="link"), Told()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    assert isinstance(trainer._accelerator_connector.cluster_environment, SLURMEnvironment)
+    data = UnaryDataModule("embedded:thumbs?examples=40", batch_size=4, validation_fraction=0.0)
+    with pytest.raises(SIGTERMException):
+        trainer.fit(KTO("embedded:base"), datamodule=data)
+    assert newest_good(tmp_path).path == tmp_path / "step=2.ckpt"
