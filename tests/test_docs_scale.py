@@ -182,7 +182,7 @@ def test_two_processes_of_torchrun_train_and_one_goes_on_and_exports(tmp_path: P
         (tmp_path / name).symlink_to(REPOSITORY / name)
     fit = ["cli.py", "fit", "--config", "configs/tiny_sft_kto.yaml", "--data.train=embedded:thumbs?examples=64"]
     fit += ["--trainer.accelerator=cpu", "--sft_stage.arguments=[--trainer.max_steps=2]"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     commands = [
         [*torchrun, *fit, "--trainer.strategy=fsdp2", "--trainer.devices=2", "--trainer.max_steps=2"],
         [sys.executable, *fit, "--trainer.devices=1", "--trainer.max_steps=3", "--ckpt_path=last"],
