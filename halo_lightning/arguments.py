@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
@@ -19,7 +20,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 NOISE = re.compile(
-    r"\s*(- )?(Does not validate against any of|Subtypes:|Errors:|Expected a <class 'NoneType'>|Given value"
+    r"\s*(- )?(Does not validate against any of|Subtypes:|Errors:|Expected a <class 'NoneType'>|Given value(?! *:)|Given value *:.{80}"
     r"|Not a valid subclass of Source|Subclass types expect one of|a class path \(str\)|a dict with)"
 )
 """Lines of jsonargparse's messages that say nothing to who wrote the configuration."""
@@ -50,17 +51,7 @@ class OneScreenErrors(ArgumentParser):
         text = "\n".join(lines[:12] + ["…"] * (len(lines) > 12))
         if len(text) > 1500:
             text = text[:1500] + " …"
-        mistyped = re.search(
-            r"(?:[Kk]ey|Option|option|argument) ['\"]?([\w.\-]+)['\"]? is not (?:accepted|expected)|"
-            r"does not accept option '([\w.\-]+)'|"
-            r"No action for key ['\"]([\w.\-]+)['\"]|"
-            r"[Uu]nrecognized arguments: (?:--)?([\w.\-]+)|"
-            r"[Uu]nrecognized.*?['\"]?--([\w.\-]+)",
-            message,
-        )
-        if mistyped:
-            key = next(group for group in mistyped.groups() if group)
-            text += nearest_key(key, self.known_keys())
+        text += suggestion(message, self.known_keys())
         program = self.prog.split(" [")[0]
         if program.endswith("cli.py"):  # Lightning's parser of all training commands
             program = f"python {program} fit"
@@ -77,9 +68,47 @@ class OneScreenErrors(ArgumentParser):
         return keys | class_arguments()
 
 
+MISTYPED = re.compile(
+    r"(?:[Kk]ey|Option|option|argument) ['\"]?([\w.\-]+)['\"]? is not (?:accepted|expected)|"
+    r"does not accept option '([\w.\-]+)'|"
+    r"No action for key ['\"]([\w.\-]+)['\"]|"
+    r"[Uu]nrecognized arguments: (?:--)?([\w.\-]+)|"
+    r"[Uu]nrecognized.*?['\"]?--([\w.\-]+)"
+)
+"""What jsonargparse calls a key that it does not know."""
+
+
+def suggestion(message: str, known_keys: Iterable[str]) -> str:
+    """`, did you mean 'x'?` for the key, class, choice or file that a message of jsonargparse says is not known.
+
+    Args:
+        message: Of jsonargparse.
+        known_keys: The keys that there are.
+    """
+    if found := MISTYPED.search(message):
+        return nearest_key(next(group for group in found.groups() if group), known_keys)
+    if found := re.search(r"'halo_lightning' has no attribute '(\w+)'|dot import path string: (\w+)", message):
+        from halo_lightning import __all__ as classes
+
+        return nearest(found.group(1) or found.group(2), classes)
+    if found := re.search(r"Literal\[([^]]+)\]\. Got value: (\S+)", message):
+        return nearest(found.group(2), re.findall(r"'([^']+)'", found.group(1)))
+    if found := re.search(r"File does not exist: '?([^'\n]+)", message):
+        path = Path(found.group(1))
+        return nearest(path.name, [file.name for file in path.parent.glob(f"*{path.suffix}")])
+    return ""
+
+
 def nearest_key(key: str, known: Iterable[str]) -> str:
-    """As `nearest`, comparing whole keys, and then their last parts."""
-    return nearest(key, known) or nearest(key.split(".")[-1], {name.split(".")[-1] for name in known})
+    """As `nearest`, comparing whole keys, then their first parts where that is not known, then their last ones."""
+    known = list(known)
+    firsts = {name.split(".")[0] for name in known}
+    first = key.split(".")[0]
+    return (
+        nearest(key, known)
+        or (nearest(first, firsts) if first not in firsts else "")
+        or nearest(key.split(".")[-1], {name.split(".")[-1] for name in known})
+    )
 
 
 def class_arguments() -> set[str]:

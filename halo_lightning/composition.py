@@ -46,6 +46,22 @@ def is_composed(path: str | Path) -> bool:
     return isinstance(settings, dict) and INCLUDE in settings
 
 
+def check_syntax(path: str | Path) -> None:
+    """Says where in which file YAML is not YAML; what cannot be read at all is left to who reads it.
+
+    Raises:
+        ConfigError: The file is no YAML.
+    """
+    try:
+        yaml.safe_load(Path(path).read_text())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
+        raise ConfigError(f"{path}:{where} this is not YAML ({error.problem or error.context})") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return
+
+
 def _composed(path: Path, within: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in within:
         raise ConfigError(f"{path}: this file includes itself, by way of {within[-1]}")

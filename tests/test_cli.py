@@ -294,6 +294,18 @@ def test_a_mistyped_key_names_the_nearest_one(tmp_path: Path, capsys: pytest.Cap
     assert "did you mean 'trainer.max_epochs'?" in fails(capsys, *fit, f"--config={tmp_path / 'wrong.yaml'}")
     (tmp_path / "wrong.yaml").write_text("data: {init_args: {batchsize: 2}}\n")
     assert "did you mean 'batch_size'?" in fails(capsys, *fit, f"--config={tmp_path / 'wrong.yaml'}")
+    (tmp_path / "wrong.yaml").write_text("modle: {class_path: halo_lightning.KTO}")
+    assert "did you mean 'model'?" in fails(capsys, *fit, f"--config={tmp_path / 'wrong.yaml'}")
+    (tmp_path / "wrong.yaml").write_text("model: {class_path: halo_lightning.KTOO, init_args: {policy: embedded:base}}")
+    assert "did you mean 'KTO'?" in fails(capsys, *fit, f"--config={tmp_path / 'wrong.yaml'}")
+    assert "did you mean 'PairedDataModule'?" in fails(capsys, *fit, "--data=PairdDataModule")
+    assert "did you mean 'oversample'?" in fails(capsys, *fit, "--data.balance=oversampel")
+    assert "Given value: two" in fails(capsys, *fit, "--trainer.max_epochs=two")
+    assert "did you mean 'wrong.yaml'?" in fails(capsys, "fit", f"--config={tmp_path / 'worng.yaml'}")
+    (tmp_path / "wrong.yaml").write_text("a: 1\nmodel: {class_path: [\n")
+    assert "wrong.yaml: line 3, column 1: this is not YAML" in fails(
+        capsys, "fit", f"--config={tmp_path / 'wrong.yaml'}"
+    )
     assert "did you mean 'fit'?" in fails(capsys, "fti")
     assert "did you mean 'checkpoint'?" in fails(capsys, "export", "--chekpoint=a", "--out=b")
 
