@@ -6,11 +6,12 @@ STAMP  := $(VENV)/.installed
 # Processes that run tests; each uses one thread.
 WORKERS ?= 2
 
-.PHONY: help venv demo test test-slow test-gpu format lint types unit bench methods docs notebooks pictures clean
+.PHONY: help venv demo test test-slow test-gpu format lint types unit bench methods archangel-tiny value-lab docs notebooks \
+        pictures clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 venv: $(STAMP) ## Make the environment .venv from pyproject.toml and constraints.txt.
 
@@ -76,6 +77,12 @@ pictures: $(STAMP) ## Make the README's pictures again (needs chromium and tmux)
 
 methods: $(STAMP) ## Train every method on three seeds, and make the table docs/methods.md again (half an hour).
 	$(BIN)/python cli.py compare
+
+archangel-tiny: $(STAMP) ## Train the report's grid in miniature, and make the page docs/archangel_tiny.md again (half an hour).
+	$(BIN)/python cli.py archangel-tiny
+
+value-lab: $(STAMP) ## Train with other value functions, and make the page docs/value_lab.md again (a quarter of an hour).
+	$(BIN)/python cli.py value-lab
 
 clean: ## Remove the environment, caches and runs.
 	rm -rf $(VENV) runs site notebooks/runs .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -69,6 +69,14 @@ FUNCTIONS = {
         "halo_lightning.evaluation.comparison:compare",
         "train every method's tiny configuration and show who wins",
     ),
+    "archangel-tiny": (
+        "halo_lightning.evaluation.archangel_tiny.command:archangel_tiny",
+        "train the report's grid in miniature, and say which of its findings show",
+    ),
+    "value-lab": (
+        "halo_lightning.evaluation.value_lab.command:value_lab",
+        "train with true, fitted and logistic value functions, and KTO beside DPO",
+    ),
     "configs": ("halo_lightning.configurations:copy_configurations", "copy the configurations, to begin your own with"),
     "completion": ("halo_lightning.completion:completion", "print a script for tab completion in the shell"),
     "schema": ("halo_lightning.config_schema:print_schema", "print a JSON schema of configurations, for editors"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +29,27 @@ def command(folder: Path, names: list[str], seed: int, *more: str) -> list[str]:
         f"--configs={paths}",
         f"--seeds=[{seed}]",
         f"--out={folder / 'page.md'}",
+        "--processes=1",
         *more,
     ]
 
 
 def finished(folder: Path, seed: int) -> Cells:
-    """The cells of a seed by name, the newest of each."""
-    cells = [json.loads(line) for line in (folder / "cells.jsonl").read_text().splitlines()]
-    return {cell["name"]: cell for cell in cells if cell["seed"] == seed}
+    """What was found with a seed, by name."""
+    cells = [json.loads(path.read_text())["result"] for path in folder.glob(f"*-{seed}/cell.json")]
+    return {cell["name"]: cell for cell in cells}
 
 
 def test_the_command_trains_judges_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["tiny_reward", "tiny_sft_dpo"]
     assert main(command(tmp_path, names, 1, *FEW)) == 0
     cells = finished(tmp_path, 1)
-    assert list(cells) == ["base", "tiny_sft", *names]  # the stage that a configuration names is a row as well
+    assert sorted(cells) == [
+        "base",
+        *sorted(["tiny_sft", *names]),
+    ]  # the stage that a configuration names is a row as well
     printed, page = capsys.readouterr().out, (tmp_path / "page.md").read_text()
-    assert "(kept)" not in printed
+    assert "4 models, 0 of them finished before" in printed
     for name in cells:
         assert name in printed
         assert f"| {name} |" in page
@@ -64,25 +69,21 @@ def test_the_command_trains_judges_and_writes(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_it_goes_on_where_it_was_interrupted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def kept(*more: str) -> list[bool]:
-        """Which cells were kept, when the command is run once more."""
+    def made(*more: str) -> list[str]:
+        """What is made when the command is run once more."""
         capsys.readouterr()
         assert main([*command(tmp_path, ["tiny_sft"], 1, *FEW), *more]) == 0
-        return [line.endswith("(kept)") for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+        return re.findall(r"^\[\d/2\] (\w+), seed 1", capsys.readouterr().out, flags=re.MULTILINE)
 
-    assert kept() == [False, False]
+    assert made() == ["base", "tiny_sft"]
     page = (tmp_path / "page.md").read_text()
-    assert kept() == [True, True]
-    # The last line was cut off while it was written.
-    store = tmp_path / "cells.jsonl"
-    first, last = store.read_text().splitlines(keepends=True)
-    store.write_text(first + last[:40])
-    assert kept() == [True, False]
-    assert kept() == [True, True]
+    assert made() == []
+    (tmp_path / "tiny_sft-1" / "cell.json").unlink()  # it was killed before it was finished
+    assert made() == ["tiny_sft"]
     assert (tmp_path / "page.md").read_text() == page  # the same seed, the same numbers
     # Other settings are another training, which the base model has none of.
-    assert kept('--arguments=["--data.train=embedded:pairs?examples=90"]') == [True, False]
-    assert kept("--prompts=11") == [False, False]
+    assert made('--arguments=["--data.train=embedded:pairs?examples=90"]') == ["tiny_sft"]
+    assert made("--prompts=11") == ["base", "tiny_sft"]
 
 
 def test_a_missing_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import shlex
-import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import yaml
 
 from halo_lightning.errors import ConfigError
 from halo_lightning.evaluation.comparison_page import print_rows, write_page
+from halo_lightning.evaluation.grids import Cell, command_line, fit, read_settings, run_grid
 from halo_lightning.evaluation.judging import judge_models
 from halo_lightning.methods import CONFIGS
 
@@ -30,6 +28,7 @@ ONCE = (
     "--checkpoint.save_top_k=0",
     "--checkpoint.save_last=false",
     "--samples.prompts=0",
+    "--pictures.every_n_steps=0",
 )
 
 
@@ -40,12 +39,12 @@ def compare(
     prompts: int = PROMPTS,
     arguments: list[str] | None = None,
     out: str = "docs/methods.md",
+    processes: int = 2,
 ) -> None:
     """Trains every method's tiny configuration on several seeds, judges what came out, and writes a table of it.
 
-    What is finished is kept in `cells.jsonl` in the folder, one training a line, so the same command goes on where it
-    was interrupted. A training whose settings have changed is done again; after a change of the code, delete the
-    folder.
+    Each training that is finished is kept, so the same command goes on where it was interrupted. One whose settings
+    have changed is done again; after a change of the code, delete the folder.
 
     Args:
         run_dir: The folder that everything else is written to.
@@ -54,64 +53,52 @@ def compare(
         prompts: Number of held-out prompts for each seed.
         arguments: Further arguments of every training, such as `--trainer.max_steps=100`.
         out: The Markdown page to write.
+        processes: How many train at the same time, on one core each.
     """
     configs = [configs] if isinstance(configs, str) else configs or []
     seeds = [seeds] if isinstance(seeds, int) else seeds or SEEDS
     arguments, root = arguments or [], Path(run_dir)
     paths = in_order([Path(name) for name in configs] or sorted(CONFIGS.glob("tiny_*.yaml")))
-    root.mkdir(parents=True, exist_ok=True)
-    store = root / "cells.jsonl"
-    # Seed by seed, and base and SFT first: others start from their exports.
-    todo: list[tuple[Path | None, int]] = [(path, seed) for seed in seeds for path in [None, *paths]]
-    cells = []
-    for number, (path, seed) in enumerate(todo, start=1):
-        began = time.perf_counter()
-        wanted = description(path, seed, prompts, arguments)
-        cell = find(store, wanted)
-        note = "kept"
-        if cell is None:
-            cell = run_cell(path, wanted, root)
-            keep(store, cell)
-            note = f"{time.perf_counter() - began:.0f} s"
-        cells.append(cell)
-        print(f"[{number}/{len(todo)}] {cell['name']}, seed {seed}: {in_words(cell)} ({note})", flush=True)
+    stages = {stage_of(path) for path in paths}
+    first: list[Path | None] = [None, *(path for path in paths if path in stages)]  # others start from their exports
+    waves = [
+        [Trained(path, seed, prompts, tuple(arguments)) for seed in seeds for path in wave]
+        for wave in (first, [path for path in paths if path not in stages])
+    ]
+    cells = [made.result for made in run_grid(waves, root, processes)]
+    cells.sort(key=lambda cell: [BASE, *(path.stem for path in paths)].index(cell["name"]))
     print_rows(cells)
-    write_page(cells, Path(out), command=command_line(configs, seeds, prompts, arguments))
-    print(f"\nThe page: {out}. Every number: {store}. What the models said: {root}/*/generations.jsonl")
-
-
-def command_line(configs: list[str], seeds: list[int], prompts: int, arguments: list[str]) -> str:
-    """The command that makes the same table: what is not the default is in it."""
     options = {
         "configs": configs,
         "seeds": seeds if seeds != SEEDS else None,
         "prompts": prompts if prompts != PROMPTS else None,
         "arguments": arguments,
     }
-    given = [f"--{name}={json.dumps(value)}" for name, value in options.items() if value]
-    return shlex.join(["python", "cli.py", "compare", *given])
+    write_page(cells, Path(out), command=command_line("compare", options))
+    print(f"\nThe page: {out}. Every number, and what the models said: {root}/*/cell.json, generations.jsonl")
 
 
 def in_order(paths: list[Path]) -> list[Path]:
     """The configurations with the SFT stages that they name, those first, then the report's methods, then others."""
-    stages: set[Path] = set()
-    report: set[Path] = set()
-    others: set[Path] = set()
     for path in paths:
         if not path.is_file():
             raise ConfigError(f"{path}: there is no such configuration; run this from a clone of the repository")
-        settings = yaml.safe_load(path.read_text())
-        if settings.get("sft_stage"):
-            stages.add(path.parent / settings["sft_stage"]["config"])
-        (others if "arXiv" in module_class(settings).source else report).add(path)
-    report, others = report - stages, others - stages
-    ordered = sorted(stages) + sorted(report) + sorted(others)
+    stages = {stage for path in paths if (stage := stage_of(path))}
+    others = set(paths) - stages
+    later = {path for path in others if "arXiv" in module_class(yaml.safe_load(path.read_text())).source}
+    ordered = sorted(stages) + sorted(others - later) + sorted(later)
     if not ordered:
         raise ConfigError(f"{CONFIGS}: there are no configurations; run this from a clone of the repository")
     names = [path.stem for path in ordered]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"configs: {', '.join(map(repr, repeated))}: each needs a name of its own")
     return ordered
+
+
+def stage_of(path: Path) -> Path | None:
+    """The configuration of the SFT stage that a configuration names."""
+    stage = yaml.safe_load(path.read_text()).get("sft_stage")
+    return path.parent / stage["config"] if stage else None
 
 
 def module_class(settings: dict[str, Any]) -> Any:
@@ -121,86 +108,83 @@ def module_class(settings: dict[str, Any]) -> Any:
     return getattr(modules, settings["model"]["class_path"].rsplit(".", 1)[-1])
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """What a configuration says, the files that it names included."""
-    settings: dict[str, Any] = yaml.safe_load(path.read_text())
-    for group in ("data", "trainer"):
-        if isinstance(settings.get(group), str):
-            settings[group] = yaml.safe_load((path.parent / settings[group]).read_text())
-    if stage := settings.get("sft_stage"):
-        stage["config"] = read_settings(path.parent / stage["config"])
-    return settings
+@dataclass(frozen=True)
+class Trained(Cell):
+    """A configuration trained with a seed, or the model that all begin with.
 
-
-def description(path: Path | None, seed: int, prompts: int, arguments: list[str]) -> dict[str, Any]:
-    """What a cell depends on: a finished one with the same description is kept. No path is the base model."""
-    if path is None:
-        return {"name": BASE, "seed": seed, "prompts": prompts}
-    settings = read_settings(path)
-    return {"name": path.stem, "seed": seed, "prompts": prompts, "settings": settings, "arguments": arguments}
-
-
-def find(store: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
-    """The newest finished cell with this description, or None; a line that was cut off is none."""
-    found = None
-    for line in store.read_text().splitlines() if store.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            cell: dict[str, Any] = json.loads(line)
-            if all(cell.get(key) == value for key, value in wanted.items()):
-                found = cell
-    return found
-
-
-def keep(store: Path, cell: dict[str, Any]) -> None:
-    """Adds a finished cell, on a line of its own even where the line before was cut off."""
-    whole = not store.exists() or store.read_text().endswith("\n")
-    with store.open("a") as file:
-        file.write("\n" * (not whole) + json.dumps(cell) + "\n")
-
-
-def run_cell(path: Path | None, wanted: dict[str, Any], root: Path) -> dict[str, Any]:
-    """Trains (unless it is the base model), samples and judges.
-
-    Args:
-        path: The configuration, or None for the base model.
-        wanted: The description of the cell.
-        root: The folder of the comparison.
-
-    Returns:
-        The description, and what was found.
+    Attributes:
+        path: The configuration; None is the base model.
+        seed: Of the choice of held-out feedback, of training and of sampling.
+        prompts: Number of held-out prompts.
+        arguments: Further arguments of the training.
     """
-    seed = wanted["seed"]
-    folder = root / f"{wanted['name']}-{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
-    cell = {**wanted, "module": None, "starts_from": None, "held_out": {}, "judged": None}
-    model = "embedded:base"
-    if path is not None:
-        cls = module_class(wanted["settings"])
-        stage = wanted["settings"].get("sft_stage")
-        cell.update(module=cls.__name__, starts_from="SFT" if stage else "base")
-        train(path, folder, root, seed, wanted["arguments"], has_stage=stage is not None)
-        cell["held_out"] = held_out(folder)
-        if cls.task != "causal":  # it says nothing: its rewards' accuracy is what there is to compare
-            return cell
-        model = str(folder / "export")
-    (judged,) = judge_models(
-        {wanted["name"]: model}, prompts=wanted["prompts"], seed=seed, out=folder / "generations.jsonl"
-    )
-    cell["judged"] = {key: value for key, value in judged.items() if key != "model"}
-    return cell
 
+    path: Path | None
+    seed: int
+    prompts: int
+    arguments: tuple[str, ...] = ()
 
-def train(path: Path, folder: Path, root: Path, seed: int, arguments: list[str], *, has_stage: bool) -> None:
-    """What `fit` does, with its report in a file of the folder."""
-    from halo_lightning.training_cli import HaloCLI
+    @property
+    def name(self) -> str:
+        """What its row is called."""
+        return BASE if self.path is None else self.path.stem
 
-    shared = [f"--seed_everything={seed}", *ONCE, *arguments]
-    if has_stage:
-        stage = Path(yaml.safe_load(path.read_text())["sft_stage"]["config"]).stem
-        own = [f"--run_dir={root / f'{stage}-{seed}'}", *shared]
-        shared = [*shared, f"--sft_stage.arguments={json.dumps(own)}"]
-    with (folder / "fit.log").open("w") as log, contextlib.redirect_stdout(log):
-        HaloCLI(args=["fit", f"--config={path}", f"--run_dir={folder}", *shared])
+    @property
+    def label(self) -> str:
+        """Row and seed."""
+        return f"{self.name}, seed {self.seed}"
+
+    @property
+    def place(self) -> str:
+        """A folder for each row and seed."""
+        return f"{self.name}-{self.seed}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The base model does not depend on the arguments of trainings."""
+        shared = {"name": self.name, "seed": self.seed, "prompts": self.prompts}
+        if self.path is None:
+            return shared
+        return {**shared, "settings": read_settings(self.path), "arguments": list(self.arguments)}
+
+    def make(self, root: Path) -> dict[str, Any]:
+        """Trains (unless it is the base model), samples and judges.
+
+        Returns:
+            What a row of the tables is made from.
+        """
+        folder, model = root / self.place, f"embedded:{BASE}"
+        cell = {"name": self.name, "seed": self.seed, "prompts": self.prompts}
+        cell |= {"module": None, "starts_from": None, "held_out": {}, "judged": None}
+        if self.path is not None:
+            settings = read_settings(self.path)
+            cls = module_class(settings)
+            cell.update(module=cls.__name__, starts_from="SFT" if settings.get("sft_stage") else "base")
+            self.train(root)
+            cell["held_out"] = held_out(folder)
+            if cls.task != "causal":  # it says nothing: its rewards' accuracy is what there is to compare
+                return cell
+            model = str(folder / "export")
+        (judged,) = judge_models(
+            {self.name: model}, prompts=self.prompts, seed=self.seed, out=folder / "generations.jsonl"
+        )
+        cell["judged"] = {key: value for key, value in judged.items() if key != "model"}
+        return cell
+
+    def train(self, root: Path) -> None:
+        """What `fit` does, with the SFT stage of the same grid."""
+        assert self.path is not None
+        arguments = [f"--seed_everything={self.seed}", *ONCE, *self.arguments]
+        stage = stage_of(self.path)
+        before = (root / replace(self, path=stage).place, arguments) if stage else None
+        fit(self.path, root / self.place, arguments, before)
+
+    def in_words(self, result: dict[str, Any]) -> str:
+        """Win rate and held-out values."""
+        parts = [f"win rate {result['judged']['rate']:.2f}"] if result["judged"] else []
+        for name, (first, last) in result["held_out"].items():
+            parts.append(f"held-out {name} {first:.3f} → {last:.3f}")
+        return ", ".join(parts)
 
 
 def held_out(folder: Path) -> dict[str, list[float]]:
@@ -221,11 +205,3 @@ def held_out(folder: Path) -> dict[str, list[float]]:
                 )
             values[name] = [points[0][1], points[-1][1]]
     return values
-
-
-def in_words(cell: dict[str, Any]) -> str:
-    """The result of a cell in a few words."""
-    parts = [f"win rate {cell['judged']['rate']:.2f}"] if cell["judged"] else []
-    for name, (first, last) in cell["held_out"].items():
-        parts.append(f"held-out {name} {first:.3f} → {last:.3f}")
-    return ", ".join(parts)

@@ -8,6 +8,7 @@ from statistics import mean
 from typing import Any
 
 from halo_lightning.evaluation.judging import CRITERIA
+from halo_lightning.evaluation.markdown import markdown_table
 
 Cell = dict[str, Any]
 
@@ -118,20 +119,14 @@ completion: wins among the comparisons that are decided, with the 75 % binomial 
 criteria; and the mean length of a completion. These settings are small and chosen for this world alone: the table
 shows that each method works, and not which of them is best elsewhere.
 
-{markdown(*win_rates(cells))}
+{markdown_table(*win_rates(cells), left=len(ROW))}
 
 ## What each method optimises
 
 On held-out feedback, before the first step → after the last one: the method's own loss, and the accuracy and margin
 of its rewards. Losses and margins of different methods are not in the same unit.
 
-{markdown(*own_criteria(cells))}
+{markdown_table(*own_criteria(cells), left=len(ROW))}
 """
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text)
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    rule = ["---"] * len(ROW) + ["--:"] * (len(header) - len(ROW))
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))

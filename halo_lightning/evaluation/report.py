@@ -85,6 +85,10 @@ class Cell:
         """Mean length of a completion."""
         return fmean(length for run in self.runs for length in run.by_prompt("tokens").values())
 
+    def tokens_of_runs(self) -> list[float]:
+        """The same of each run."""
+        return [fmean(run.by_prompt("tokens").values()) for run in self.runs]
+
     def other_tokens(self) -> float:
         """Mean length of what it is compared with."""
         return fmean(length for run in self.runs for length in run.by_prompt("other_tokens").values())

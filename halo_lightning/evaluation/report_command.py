@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,12 +26,25 @@ def report(
         confidence: Of the intervals; the report's figures have 75 %.
         title: The heading of the page.
     """
-    from halo_lightning.evaluation.report import Report, find_verdicts
+    from halo_lightning.evaluation.report import find_verdicts
+
+    write_report(find_verdicts([runs] if isinstance(runs, str) else runs), Path(out), title, confidence)
+
+
+def write_report(verdicts: Sequence[Path], folder: Path, title: str, confidence: float = 0.75) -> Report:
+    """What the command does with files of verdicts, and the report for whoever goes on with it.
+
+    Args:
+        verdicts: The files.
+        folder: The folder to write.
+        title: The heading of the page.
+        confidence: Of the intervals.
+    """
+    from halo_lightning.evaluation.report import Report
     from halo_lightning.evaluation.report_page import print_report, write_page
     from halo_lightning.files import write_json
 
-    made = Report.of(find_verdicts([runs] if isinstance(runs, str) else runs), confidence)
-    folder = Path(out)
+    made = Report.of(verdicts, confidence)
     folder.mkdir(parents=True, exist_ok=True)
     pictures = draw(made, folder)
     write_json(folder / "report.json", made.as_plain_data())
@@ -38,6 +52,7 @@ def report(
     print_report(made)
     print(f"the page is {folder / 'report.html'}, every number in {folder / 'report.json'}")
     print(f"tensorboard --logdir {folder / 'tensorboard'}")
+    return made
 
 
 def draw(made: Report, folder: Path) -> list[tuple[str, Path]]:

@@ -84,3 +84,22 @@ def false_discovery_rate(p_values: Sequence[float]) -> list[float]:
     from scipy.stats import false_discovery_control
 
     return [float(value) for value in false_discovery_control(list(p_values))] if p_values else []
+
+
+def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float]:
+    """Student's interval of a mean, for a few independent values such as those of several seeds.
+
+    Args:
+        values: Two or more; of one, there is no interval.
+        confidence: Of the interval.
+
+    Returns:
+        Lower and upper end; NaN where there is none.
+    """
+    from scipy.stats import sem, t
+
+    if len(values) < 2 or not np.isfinite(values).all():
+        return float("nan"), float("nan")
+    mean = float(np.mean(values))
+    width = float(t.ppf(0.5 + confidence / 2, len(values) - 1) * sem(values))
+    return mean - width, mean + width
