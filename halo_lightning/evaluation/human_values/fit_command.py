@@ -36,8 +36,9 @@ def fit_value_command(
     """Estimates a human value function from feedback and the implicit rewards of a model.
 
     The rewards β·log(π/π_ref) count as known, which they are not: take a policy that was not trained on this feedback
-    (held-out feedback is best), since it has learned by heart what it was trained on. What can be known of a value
-    function, and what cannot, is in `halo_lightning.evaluation.human_values.fitting`.
+    (held-out feedback is best), since it has learned by heart what it was trained on. And their unit need not be the
+    same for gains and losses, on which λ depends: the command says how far that may be so. What can be known of a value
+    function, and what cannot, is in `halo_lightning.evaluation.human_values.fitting` and `.cautions`.
 
     Args:
         feedback: One or several sources of thumbs or pairs, as for training.
@@ -54,6 +55,7 @@ def fit_value_command(
         device: Where to compute.
         out: The folder to write to.
     """
+    from halo_lightning.evaluation.human_values.cautions import cautions
     from halo_lightning.evaluation.human_values.fitting import fit_value
     from halo_lightning.evaluation.human_values.implicit_rewards import observe
     from halo_lightning.evaluation.human_values.pictures import draw_fitted_values
@@ -78,6 +80,10 @@ def fit_value_command(
     print(f"\n{len(observations):,} answers; intervals: {confidence:.0%}")
     for fit in fits:
         print_fit(fit)
+    sources = feedback if isinstance(feedback, list) else [feedback]
+    notes = cautions(fits[0], policy, [str(getattr(source, "path", source)) for source in sources])
+    for note in notes:
+        print(f"\nnote: {note}")
     print(f"\nSimulating {simulations} times from either, to see whether these data can tell them apart …", flush=True)
     comparison = tell_apart(observations, *shapes, reference_point=reference_point, simulations=simulations, seed=seed)
     print(comparison)
@@ -86,7 +92,7 @@ def fit_value_command(
     draw_fitted_values(fits, observations, str(folder / "value_function.png"))
     write_json(folder / "value_function.json", fits[0].as_config())
     settings = {"feedback": str(feedback), "policy": policy, "reference": reference, "beta": beta}
-    write_json(folder / "estimates.json", {**settings, **described(fits, comparison)})
+    write_json(folder / "estimates.json", {**settings, **described(fits, comparison), "notes": notes})
     print(f"\nThe curves: {folder / 'value_function.png'}. Every number: {folder / 'estimates.json'}")
     print(f'To train with it: fit … --model.value_function "$(cat {folder / "value_function.json"})"')
 

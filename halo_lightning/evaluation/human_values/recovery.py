@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from halo_lightning.errors import ConfigError
+from halo_lightning.evaluation.grids import command_line
 from halo_lightning.evaluation.human_values.annotators import Population, SimulatedAnnotator
 from halo_lightning.evaluation.human_values.fitting import Estimate, Intervals, fit_value
 from halo_lightning.evaluation.human_values.observations import Observations
@@ -107,6 +108,22 @@ def recover(simulate: Callable[[int], Estimates], truth: dict[str, float], simul
     return [Recovery(name, value, [estimates[name] for estimates in found]) for name, value in truth.items()]
 
 
+PAGE = """\
+# Value functions recovered
+
+Everything on this page is written by
+
+```bash
+{command}
+```
+
+Simulated annotators whose value function is known answer; a value function is fitted to their answers and the
+true rewards by maximum likelihood. Are the estimates right, and do the 95 % intervals contain the truth as often as they say?
+In brackets: the exact 95 % interval of the share of intervals that do.
+
+{table}
+"""
+
 SETTINGS: dict[str, tuple[str, bool]] = {
     "thumbs": ("thumbs", False),
     "thumbs, z_ref known": ("thumbs", True),
@@ -123,7 +140,7 @@ def recover_values(simulations: int = 100, answers: int = 1000, population: int 
         simulations: Of each kind of feedback; the intervals are 95 % profile-likelihood intervals.
         answers: Of the annotator in each simulation.
         population: Annotators of a population, with 100 thumbs each; 0 leaves the populations out.
-        out: A Markdown file for the table.
+        out: A Markdown file for the page.
     """
     from halo_lightning.files import write_text
 
@@ -159,4 +176,10 @@ def recover_values(simulations: int = 100, answers: int = 1000, population: int 
 
         show(f"thumbs of {population} annotators", recover(simulate_all, truth, simulations))
     if out is not None:
-        write_text(out, "\n".join(rows) + "\n")
+        options = {
+            "simulations": simulations if simulations != 100 else None,
+            "answers": answers if answers != 1000 else None,
+            "population": population if population != 30 else None,
+            "out": out,
+        }
+        write_text(out, PAGE.format(command=command_line("recover-value", options), table="\n".join(rows)))

@@ -71,6 +71,8 @@ def test_the_command_prints_draws_and_writes(tmp_path: Path, capsys: pytest.Capt
     for name in ("alpha", "lam", "reference_point", "noise"):
         assert f"{fit[name]['value']:.3g}" in printed
     assert estimates["comparison"]["in_words"] in printed
+    assert all(f"note: {note}" in printed for note in estimates["notes"])
+    assert "usual gains" in " ".join(estimates["notes"])
     assert estimates["comparison"]["verdict"] in ("first", "second", "cannot tell", "neither")
     assert (tmp_path / "value_function.png").read_bytes().startswith(b"\x89PNG")
     made = (tmp_path / "value_function.json").read_text()
