@@ -117,9 +117,9 @@ Everything on this page is written by
 {command}
 ```
 
-Simulated annotators whose value function is known answer; a value function is fitted to their answers and the
-true rewards by maximum likelihood. Are the estimates right, and do the 95 % intervals contain the truth as often as they say?
-In brackets: the exact 95 % interval of the share of intervals that do.
+Simulated annotators whose value function is known answer; a value function is fitted to their answers and the true
+rewards by maximum likelihood. Are the estimates right, and do the 95 % intervals contain the truth as often as they
+say? In brackets: the exact 95 % interval of the share of intervals that do.
 
 {table}
 """
