@@ -6,7 +6,6 @@ import logging
 import os
 import random
 import tempfile
-from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -78,13 +77,9 @@ def every_test_draws_the_same_numbers() -> None:
 
 
 @pytest.fixture(autouse=True)
-def what_a_command_silences_is_heard_again() -> Iterator[None]:
-    """A command that a test runs in this process makes loggers quiet, which other tests listen to."""
-    loggers = [logging.getLogger(name) for name in ("halo_lightning.data", "lightning", "lightning.pytorch")]
-    levels = [logger.level for logger in loggers]
-    yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+def what_a_command_silenced_is_heard_again() -> None:
+    """A command that ran in this process before has made a logger quiet, which this test may listen to."""
+    logging.getLogger("halo_lightning.data").setLevel(logging.NOTSET)
 
 
 @pytest.fixture
