@@ -105,6 +105,7 @@ def training_options() -> dict[str, Parameter]:
         ("export", "halo_lightning.callbacks.export", "HuggingFaceExport"),
         ("pictures", "halo_lightning.callbacks.pictures", "RewardPictures"),
         ("samples", "halo_lightning.callbacks.samples", "SampleCompletions"),
+        ("watch", "halo_lightning.callbacks.watch", "WatchNumbers"),
     ):
         for known in parameters(module, name):
             options[f"{group}.{known.name}"] = known

@@ -31,6 +31,7 @@ TRAINER = {
     "--trainer.logger NAME": "TensorBoardLogger (the default), WandbLogger, MLFlowLogger, CSVLogger, …",
     "--checkpoint.every_n_train_steps N, --checkpoint.save_top_k N": "When to save a checkpoint, and how many stay.",
     "--pictures.every_n_steps N": "How often to draw pictures of the rewards; 0: never (default: ten times a run).",
+    "--watch.not_finite stop|skip": "What happens at a loss or gradient that is not finite (default: stop).",
     "--export.folder DIR": "Where the aligned model goes (default: export in the folder of the run).",
 }
 

@@ -64,9 +64,15 @@ def test_every_option_of_every_method_is_known() -> None:
                 for parameter in inspect.signature(getattr(halo_lightning, name)).parameters.values():
                     if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
                         assert f"{base}.{parameter.name}" in options, (name, parameter.name)
-    assert {"run_dir", "config", "ckpt_path", "sft_stage.config", "checkpoint.save_top_k", "export.folder"} <= set(
-        options
-    )
+    assert {
+        "run_dir",
+        "config",
+        "ckpt_path",
+        "sft_stage.config",
+        "checkpoint.save_top_k",
+        "export.folder",
+        "watch.not_finite",
+    } <= set(options)
     assert "KTO" in choices_of(options["model"])
 
 

@@ -21,8 +21,8 @@ GUIDE = (REPOSITORY / "CONTRIBUTING.md").read_text()
 def test_adding_a_halo(tmp_path: Path) -> None:
     for name in ("halo_lightning", "configs"):
         shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("cli.py", "pyproject.toml", "tests/__init__.py", "tests/conftest.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ("cli.py", "pyproject.toml", "tests/__init__.py", "tests/conftest.py", "docs/reference/modules.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY / name, tmp_path / name)
     steps = re.findall(r"^```bash\n(.*?)^```", GUIDE.split("## Add a HALO")[1], flags=re.MULTILINE | re.DOTALL)
     assert len(steps) == 6

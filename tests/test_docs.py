@@ -86,6 +86,10 @@ def test_the_navigation_is_of_pages_and_has_every_how_to() -> None:
 
 def test_every_public_name_is_in_the_reference() -> None:
     text = "".join(path.read_text() for path in (DOCS / "reference").glob("*.md"))
+    from halo_lightning import callbacks
+
+    for callback in callbacks.__all__:
+        assert f"::: {getattr(callbacks, callback).__module__}.{callback}\n" in text
     for public in halo_lightning._HOMES:
         module = getattr(halo_lightning, public).__module__
         assert re.search(rf"^::: {re.escape(module)}\.{public}$", text, flags=re.MULTILINE), public
@@ -127,7 +131,7 @@ def test_commands_are_understood(path: Path, tmp_path: Path, monkeypatch: pytest
 def test_options_and_commands_that_are_named_exist(path: Path) -> None:
     text = path.read_text()
     known = known_options()
-    for option in re.findall(r"--((?:model|data|trainer|checkpoint|export|samples|pictures)\.[\w.]+\w)", text):
+    for option in re.findall(r"--((?:model|data|trainer|checkpoint|export|samples|pictures|watch)\.[\w.]+\w)", text):
         assert ".".join(option.split(".")[:2]) in known or option.startswith("trainer.logger."), option
     for command in re.findall(r"(?:`|^)python cli\.py ([a-z-]+)", text, flags=re.MULTILINE):
         assert command in {**TRAINING, **FUNCTIONS}, command
