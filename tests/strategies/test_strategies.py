@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from halo_lightning.sharded_checkpoints import write_parts
 from halo_lightning.world import BASE_MODEL, rows
 from tests.conftest import REPOSITORY
 
@@ -113,21 +114,21 @@ def more(folder: Path) -> Path:
     return folder
 
 
-def same(folder: Path, run: str, case: str, other: str = "single-1") -> None:
+def same(folder: Path, run: str, case: str, other: str = "single-1", looser: float = 1.0) -> None:
     """Loss, metrics, norms of gradients and exported weights of one run are those of another."""
     expected, found = (json.loads((folder / name / case / "result.json").read_text()) for name in (other, run))
     assert found["steps"] == 4
     assert {"loss", "val/loss"} <= found["metrics"].keys()
-    assert found["metrics"] == pytest.approx(expected["metrics"], rel=1e-4, abs=1e-5)
+    assert found["metrics"] == pytest.approx(expected["metrics"], rel=1e-4 * looser, abs=1e-5 * looser)
     norms = expected["norms"][-len(found["norms"]) :]
-    assert found["norms"] == pytest.approx(norms, rel=1e-5)
+    assert found["norms"] == pytest.approx(norms, rel=1e-5 * looser)
     before, ours, theirs = (
         load_file(path / "model.safetensors")
         for path in (start(folder, case), folder / run / case / "export", folder / other / case / "export")
     )
     assert ours.keys() == theirs.keys()
     for name, weights in theirs.items():
-        torch.testing.assert_close(ours[name], weights, rtol=0, atol=1e-6, msg=name)
+        torch.testing.assert_close(ours[name], weights, rtol=0, atol=1e-6 * looser, msg=name)
     assert max(float((weights - before[name]).abs().max()) for name, weights in theirs.items()) > 1e-3
 
 
@@ -198,3 +199,82 @@ def test_every_case_under_every_strategy(strategy: str, tmp_path: Path) -> None:
     train(tmp_path, f"single:1:{','.join(cases)}", f"{strategy}:2:{','.join(cases)}")
     for case in cases:
         same(tmp_path, f"{strategy}-2", case)
+
+
+EXPORT = """
+import resource, sys
+from halo_lightning.export import export_checkpoint
+export_checkpoint(sys.argv[1], sys.argv[3])
+libraries = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+export_checkpoint(sys.argv[2], sys.argv[4], dtype=sys.argv[5])
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - libraries) * 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "at_most"), [("auto", 1.3), ("bfloat16", 0.8)])
+def test_an_export_takes_the_memory_of_the_weights_once(
+    dtype: str, at_most: float, folder: Path, tmp_path: Path
+) -> None:
+    """In a process that has exported a tiny checkpoint before, so that the libraries are not counted."""
+    shape = {**models()["llama"], "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12}
+    config = AutoConfig.for_model(**shape)
+    weights = AutoModelForCausalLM.from_config(config).state_dict()
+    state = {f"models.policy.{name}": value for name, value in weights.items()}
+    notes = {"module": "KTO", "task": "causal", "policy": str(folder / "llama"), "tokenizer": None, "lora": None}
+    notes |= {"dtype": "float32", "config": config.to_dict()}
+    (tmp_path / "large.ckpt").mkdir()
+    write_parts(tmp_path / "large.ckpt", {"state_dict": state, "halo_lightning": notes, "global_step": 1}, 0)
+    tiny = folder / "fsdp2-2" / "kto" / "checkpoints" / "step=4.ckpt"
+    paths = [tiny, tmp_path / "large.ckpt", tmp_path / "tiny", tmp_path / "large"]
+    done = subprocess.run(
+        [sys.executable, "-c", EXPORT, *map(str, paths), dtype], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    size = sum(value.nbytes for value in weights.values())
+    assert int(done.stdout.split()[-1]) < at_most * size
+
+
+GPU: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "fsdp-gpu": ("fsdp", "kto,dpo,ppo", {}),
+    "fsdp2-gpu": ("fsdp2", "kto,dpo,lora", {}),
+    "fsdp-offload-gpu": ("fsdp_offload", "dpo", {}),
+    "fsdp2-offload-gpu": ("fsdp2_offload", "dpo", {}),
+    "fsdp-resumed-gpu": ("fsdp", "kto", {"resume": "fsdp-gpu"}),
+    "fsdp-bf16-gpu": ("fsdp", "kto,dpo", {"precision": "bf16-mixed"}),
+    "fsdp2-bf16-gpu": ("fsdp2", "kto,dpo", {"precision": "bf16-mixed"}),
+}
+"""Runs on one GPU: strategy, cases (`kto` computes blocks again), and further options."""
+
+
+@pytest.fixture(scope="module")
+def on_gpu(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("gpu")
+    prepare(folder)
+    device = {"accelerator": "gpu", "devices": 1}
+    train(
+        folder,
+        "single:1:kto,dpo,ppo,lora",
+        *(
+            f"{strategy}:1:{cases}:" + json.dumps({**device, **options, "name": name})
+            for name, (strategy, cases, options) in GPU.items()
+        ),
+    )
+    return folder
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("run", "case"), [(run, case) for run, (_, cases, _) in GPU.items() for case in cases.split(",")]
+)
+def test_one_gpu(run: str, case: str, on_gpu: Path) -> None:
+    """The same as a single process on a CPU, as far as the numbers of a GPU go; with bfloat16, about the same loss."""
+    if "bf16" not in run:
+        same(on_gpu, run, case, looser=100.0)
+        return
+    expected, found = (
+        json.loads((on_gpu / name / case / "result.json").read_text())["metrics"] for name in ("single-1", run)
+    )
+    assert found["val/loss"] == pytest.approx(expected["val/loss"], rel=0.05)
+    weights = load_file(on_gpu / run / case / "export" / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}

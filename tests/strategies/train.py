@@ -91,6 +91,7 @@ STRATEGIES: dict[str, Any] = {
     "fsdp2": FSDP2,
     "fsdp2_offload": lambda: FSDP2(cpu_offload=True),
     "fsdp": FSDPOnCPUs,
+    "fsdp_offload": lambda: FSDPOnCPUs(cpu_offload=True),
 }
 
 
@@ -112,7 +113,8 @@ class GradientNorms(L.Callback):
                 gradient, spread = gradient.to_local(), True
             squares += float(gradient.double().square().sum())
         if spread or isinstance(trainer.strategy, FSDP):
-            squares = float(trainer.strategy.reduce(torch.tensor(squares), reduce_op="sum"))
+            whole = torch.tensor(squares, device=trainer.strategy.root_device)
+            squares = float(trainer.strategy.reduce(whole, reduce_op="sum"))
         self.norms.append(squares**0.5)
 
 
