@@ -52,12 +52,17 @@ class FSDP(ShardedCheckpoints, FSDPStrategy):
         """Starts the processes' group, and a mesh of it, with which weights have the form of FSDP2's.
 
         Raises:
-            ConfigError: There is no GPU.
+            ConfigError: There is no GPU, or one alone that was to compute in mixed precision.
         """
         if self.needs_gpu and self.root_device.type == "cpu":
             raise ConfigError(
                 "FSDP needs GPUs, and there is none. On CPUs: --trainer.strategy auto, or, to spread the weights over"
                 " several processes, --trainer.strategy fsdp2"
+            )
+        if self.num_nodes * self.num_processes == 1 and compute_dtype(str(self.precision_plugin.precision)) is not None:
+            raise ConfigError(
+                "FSDP with one device and mixed precision is not supported (torch would keep gradients in half"
+                " precision): use --trainer.strategy auto, or fsdp2, which offloads as well: fsdp2_cpu_offload"
             )
         super().setup_environment()
         self.kwargs["device_mesh"] = init_device_mesh(self.root_device.type, (self.world_size,))
