@@ -81,5 +81,7 @@ def test_every_block_runs(tmp_path: Path) -> None:
     assert "status 3" in run.stdout
     assert (tmp_path / "runs" / "log.html").is_file()
     assert json.loads((tmp_path / "log.json").read_text())["problems"]["same_on_both_sides"] == 1
+    assert "streamed from log.csv" in run.stdout + run.stderr
+    assert "the first 3 examples to train on, and no more" in run.stdout
     assert "2 completions are in runs/thumbs.jsonl: 1 desirable" in run.stdout
     assert (tmp_path / "runs" / "thumbs.png").is_file()

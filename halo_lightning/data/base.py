@@ -31,8 +31,17 @@ from halo_lightning.data.sampling import (
 )
 from halo_lightning.data.sources.bad_rows import BadRows, OnBadRow
 from halo_lightning.data.sources.config import KeepPrompt, Source
-from halo_lightning.data.streaming import Stream, StreamedDataset, StreamLoader, StreamReport, merged, tokenize_alone
-from halo_lightning.data.summary import DataSummary, notes_of
+from halo_lightning.data.streaming import (
+    Stream,
+    StreamedDataset,
+    StreamLoader,
+    StreamReport,
+    batches_begun,
+    check_trainer,
+    notes_of_stream,
+    tokenize_alone,
+)
+from halo_lightning.data.summary import DataSummary
 from halo_lightning.data.truncation import Limits, TooLong
 from halo_lightning.errors import ConfigError
 
@@ -326,8 +335,8 @@ class FeedbackDataModule(L.LightningDataModule):
 
     def _stream_loader(self) -> StreamLoader:
         trainer = self.trainer
-        if trainer is not None and getattr(trainer, "overfit_batches", False):
-            raise ConfigError("overfit_batches needs examples that stay the same: set streaming to false")
+        if trainer is not None:
+            check_trainer(trainer)
         bad = self._bad_rows()
         stream = Stream(
             self._preparation(),
@@ -341,7 +350,7 @@ class FeedbackDataModule(L.LightningDataModule):
             bad_rows_file=bad.file,
         )
         options = {**self._loader_options(), "persistent_workers": False, "worker_init_fn": tokenize_alone}
-        used = None if trainer is None else partial(_batches_begun, trainer)
+        used = None if trainer is None else partial(batches_begun, trainer)
         return StreamLoader(StreamedDataset(stream), used=used, tell=_tell_of_stream, **options)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
@@ -386,12 +395,6 @@ def _warn(message: str) -> None:
     logger.warning(message)
 
 
-def _batches_begun(trainer: L.Trainer) -> int:
-    """How many batches of its epoch a Trainer has begun with, which is one less than it may have asked for."""
-    return trainer.fit_loop.epoch_loop.batch_progress.current.ready
-
-
 def _tell_of_stream(reports: list[StreamReport]) -> None:
-    prepared, notes = merged(reports)
-    for note in (*notes_of([prepared]), *notes):
+    for note in notes_of_stream(reports):
         _warn(f"streamed: {note}")

@@ -18,6 +18,7 @@ from itertools import chain, cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import lightning as L
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -31,6 +32,7 @@ from halo_lightning.data.preparation import Encoder, Preparation, Prepared, Toke
 from halo_lightning.data.sampling import Balance
 from halo_lightning.data.shuffling import in_turns, shuffled, steps
 from halo_lightning.data.sources.bad_rows import BadRows, OnBadRow
+from halo_lightning.data.summary import notes_of
 from halo_lightning.errors import ConfigError, DataError
 
 
@@ -290,22 +292,44 @@ class StreamLoader:
         self._epoch = epoch
 
 
+def check_trainer(trainer: L.Trainer) -> None:
+    """Refuses settings of a Trainer that need to know how many examples there are.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    if getattr(trainer, "overfit_batches", False):
+        raise ConfigError("overfit_batches needs examples that stay the same: set streaming to false")
+    every = trainer.val_check_interval
+    if isinstance(every, float) and every != 1.0:
+        raise ConfigError(
+            f"val_check_interval is {every}, a part of an epoch, and nobody knows how long that of a stream is: set"
+            " trainer.val_check_interval to a number of batches, or to 1.0, which is after the epoch"
+        )
+
+
+def batches_begun(trainer: L.Trainer) -> int:
+    """How many batches of its epoch a Trainer has begun with, which is one less than it may have asked for."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+
 def tokenize_alone(worker: int) -> None:
     """Keeps the tokenizer of a data-loading worker from starting threads: there are as many workers as were wanted."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-def merged(reports: list[StreamReport]) -> tuple[Prepared, list[str]]:
-    """What all workers of a process report of an epoch, as one, and what only a stream has to say."""
+def notes_of_stream(reports: list[StreamReport]) -> list[str]:
+    """What all workers of a process have to say of an epoch, one line each."""
     first = reports[0].prepared  # all of them have read the same rows
     truncation = replace(first.truncation)
     for other in reports[1:]:
         truncation.count(other.prepared.truncation)
-    notes = [str(bad) for report in reports for bad in report.unusable if bad.count]
+    notes = [*notes_of([replace(first, truncation=truncation)])]
+    notes += [str(bad) for report in reports for bad in report.unusable if bad.count]
     replaced = sum(report.replaced for report in reports)
     if replaced:
         notes.append(
             f"{replaced} examples that could not be used when their tokens were made were replaced by others of their"
             " batches"
         )
-    return Prepared(truncation, first.left_out, first.notes, first.bad_rows), notes
+    return notes

@@ -300,6 +300,11 @@ def test_overfitting_needs_examples_that_stay(tmp_path: Path, file: Path) -> Non
         fit(module(PairedDataModule, write_rows(file, pairs(11))), tmp_path, overfit_batches=2)
 
 
+def test_a_part_of_an_epoch_needs_an_epoch_of_known_length(tmp_path: Path, file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"val_check_interval is 0\.25, .* set\n? ?trainer\.val_check_interval to"):
+        fit(module(PairedDataModule, write_rows(file, pairs(11))), tmp_path, val_check_interval=0.25)
+
+
 def test_a_schedule_that_needs_the_number_of_steps_says_so() -> None:
     def schedule(**options: Any) -> LinearWarmup:
         return LinearWarmup(torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0), **options)
