@@ -73,7 +73,7 @@ def test_every_block_runs(tmp_path: Path) -> None:
         (tmp_path / name).symlink_to(REPOSITORY / name)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     run = subprocess.run(
-        ["bash", "-euc", "\n".join(blocks)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        ["bash", "-euc", "\n".join(blocks)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=550
     )
     assert run.returncode == 0, run.stderr[-3000:]
     assert "4 examples to train on (2 desirable, 2 undesirable)" in run.stdout

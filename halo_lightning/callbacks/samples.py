@@ -129,7 +129,8 @@ class SampleCompletions(L.Callback):
         else:
             held_out = getattr(data, "validation_dataset", None)
             dataset = held_out if isinstance(held_out, TokenizedDataset) and len(held_out) else None
-            dataset = getattr(data, "train_dataset", None) if dataset is None else dataset
+            if dataset is None and not getattr(data, "streaming", False):  # what is streamed is never all there
+                dataset = getattr(data, "train_dataset", None)
             if not isinstance(dataset, TokenizedDataset):
                 return
             self._asked, self._human = first_prompts(dataset, self.prompts)

@@ -31,5 +31,6 @@ class ValidateEvery(L.Callback):
         if not hasattr(data, "division"):
             raise ConfigError("validate_every needs a data module of halo_lightning, which knows its batches")
         steps = max(1, round(self.examples / data.division.batch_size))
-        in_an_epoch = len(data.train_sampler(data.train_dataset))
-        trainer.val_check_interval = min(steps * data.division.accumulate, in_an_epoch)
+        every = steps * data.division.accumulate
+        in_an_epoch = every if data.streaming else len(data.train_sampler(data.train_dataset))
+        trainer.val_check_interval = min(every, in_an_epoch)

@@ -117,6 +117,8 @@ def _workload(
         why = f"it would be downloaded ({', '.join(far)}): --read_data true" if far else "--read_data false"
         return instead, f"the data was not read, because {why}; or --examples N --tokens_per_example N"
     data = job.data
+    if data.streaming:
+        return instead, "the data was not read, because it is streamed; or --examples N --tokens_per_example N"
     data.tokenizer_path = data.tokenizer_path or job.module.policy_path
     try:
         data.setup("fit")
