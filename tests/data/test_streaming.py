@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from halo_lightning.callbacks.validation import ValidateEvery
 from halo_lightning.data.datamodules import FeedbackDataModule, PairedDataModule, SFTDataModule, UnaryDataModule
 from halo_lightning.data.division import Division
 from halo_lightning.data.streaming import StreamedDataset, StreamLoader
@@ -303,6 +304,28 @@ def test_overfitting_needs_examples_that_stay(tmp_path: Path, file: Path) -> Non
 def test_a_part_of_an_epoch_needs_an_epoch_of_known_length(tmp_path: Path, file: Path) -> None:
     with pytest.raises(ConfigError, match=r"val_check_interval is 0\.25, .* set\n? ?trainer\.val_check_interval to"):
         fit(module(PairedDataModule, write_rows(file, pairs(11))), tmp_path, val_check_interval=0.25)
+
+
+class Validated(Policy):
+    """Notes after how many batches it is validated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.after: set[int] = set()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.after.add(len(self.seen))
+
+
+def test_a_stream_is_validated_after_so_many_examples(tmp_path: Path, file: Path) -> None:
+    data = module(PairedDataModule, write_rows(file, pairs(24)), validation=str(file))
+    policy, options = Validated(), dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing"), False)
+    callbacks = [ValidateEvery(8)]
+    L.Trainer(accelerator="cpu", max_epochs=1, num_sanity_val_steps=0, callbacks=callbacks, **options).fit(
+        policy, datamodule=data
+    )
+    every = 8 // data.batch_size
+    assert policy.after == set(range(every, len(policy.seen) + 1, every))
 
 
 def test_a_schedule_that_needs_the_number_of_steps_says_so() -> None:
