@@ -40,7 +40,7 @@ PANELS: dict[str, tuple[tuple[str, Situation], ...]] = {
         ("2", VALUE_SITUATIONS[2]),
         ("4", Situation("noise 4", noise=4.0)),
     ),
-    "share of contradicting people": (
+    "people who contradict": (
         ("0", USUAL),
         ("0.2", Situation("20 % contradict", contradictions=0.2)),
         ("0.4", Situation("40 % contradict", contradictions=0.4)),
@@ -50,7 +50,7 @@ PANELS: dict[str, tuple[tuple[str, Situation], ...]] = {
         ("as it comes", USUAL),
         ("4 : 1", VALUE_SITUATIONS[6]),
     ),
-    "share of prompts with one rated completion": (
+    "prompts with one rating": (
         ("0", USUAL),
         ("0.5", Situation("50 % unpaired", unpaired=0.5)),
         ("0.9", Situation("90 % unpaired", unpaired=0.9)),
