@@ -267,6 +267,8 @@ def _profile_end(likelihood: Likelihood, maximum: Vector, place: int, step: floa
     @cache  # which also makes the ends of a bracket what they were when it was found
     def excess(value: float) -> float:
         nonlocal others
+        if value == maximum[place]:  # known, and a search that begins far away need not find it
+            return -critical
 
         def of_others(parameters: Vector) -> Point:
             whole = likelihood.penalized(np.insert(parameters, place, value))
