@@ -18,6 +18,11 @@ import yaml
 
 from halo_lightning.errors import ConfigError
 
+LARGEST = 2**18
+"""Bytes of a configuration at most."""
+MOST_NODES, DEEPEST = 50_000, 60
+"""Values in a configuration at most, what aliases repeat counted each time; and how deep they may be nested."""
+
 INCLUDE = "include"
 GROUPS = ("model", "data", "trainer")
 
@@ -37,29 +42,72 @@ def composed(path: str | Path) -> dict[str, Any]:
     return _composed(Path(path), ())
 
 
-def is_composed(path: str | Path) -> bool:
-    """Whether a file is a configuration that includes others; what is no readable YAML mapping is none."""
-    try:
-        settings = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return False
-    return isinstance(settings, dict) and INCLUDE in settings
+def read_yaml(path: str | Path, named_by: Path | None = None) -> Any:
+    """A file of YAML, read in bounded time and memory, with no tag that makes objects.
 
-
-def check_syntax(path: str | Path) -> None:
-    """Says where in which file YAML is not YAML; what cannot be read at all is left to who reads it.
+    Args:
+        path: The file.
+        named_by: The file that names it, for messages.
 
     Raises:
-        ConfigError: The file is no YAML.
+        ConfigError: It is missing, too large, too deeply nested, or no YAML.
     """
+    file = Path(path)
+    place = f"{path} (named in {named_by})" if named_by else str(path)
     try:
-        yaml.safe_load(Path(path).read_text())
+        if file.exists() and not file.is_file():
+            raise ConfigError(f"{place}: this is no file")
+        with file.open("rb") as stream:
+            content = stream.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ConfigError(f"{place}: found more than {LARGEST:,} bytes, which no configuration has")
+        text = content.decode()
+        _check_size(yaml.compose(text, Loader=yaml.SafeLoader), place)
+        return yaml.safe_load(text)
+    except OSError as error:
+        raise ConfigError(f"{place}: this file cannot be read ({error.strerror})") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
-        raise ConfigError(f"{path}:{where} this is not YAML ({error.problem or error.context})") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return
+        raise ConfigError(f"{place}:{where} this is not YAML ({error.problem or error.context})") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{place}: this is not YAML: {error}") from error
+    except (RecursionError, ValueError, TypeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
+        raise ConfigError(f"{place}: this is not YAML that can be used: {reason}") from error
+
+
+def _check_size(root: Any, place: str) -> None:
+    """Refuses what would become more than it looks like: aliases of aliases, a value in itself."""
+    sizes: dict[int, int] = {}
+
+    def size(node: Any, within: tuple[int, ...]) -> int:
+        if id(node) in within:
+            raise ConfigError(f"{place}: found a value that contains itself")
+        if len(within) > DEEPEST:
+            raise ConfigError(f"{place}: found values nested more than {DEEPEST} deep")
+        if id(node) not in sizes:
+            children: list[Any] = []
+            if isinstance(node, yaml.MappingNode):
+                children = [child for pair in node.value for child in pair]
+            elif isinstance(node, yaml.SequenceNode):
+                children = node.value
+            sizes[id(node)] = 1 + sum(size(child, (*within, id(node))) for child in children)
+        return sizes[id(node)]
+
+    if root is not None and size(root, ()) > MOST_NODES:
+        raise ConfigError(f"{place}: found aliases that make more than {MOST_NODES:,} values of it")
+
+
+def is_composed(path: str | Path) -> bool:
+    """Whether a file is a configuration that includes others; what is no readable YAML mapping is none."""
+    try:
+        settings = read_yaml(path)
+    except ConfigError:
+        return False
+    return isinstance(settings, dict) and INCLUDE in settings
 
 
 def _composed(path: Path, within: tuple[Path, ...]) -> dict[str, Any]:
@@ -80,14 +128,9 @@ def _composed(path: Path, within: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _mapping(path: Path, named_by: Path | None) -> dict[str, Any]:
-    place = f"{path} (named in {named_by})" if named_by else str(path)
-    try:
-        settings = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{place}: this file cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{place}: this is no YAML: {error}") from error
+    settings = read_yaml(path, named_by)
     if not isinstance(settings, dict):
+        place = f"{path} (named in {named_by})" if named_by else str(path)
         raise ConfigError(f"{place}: found {type(settings).__name__}, expected keys with values")
     return settings
 

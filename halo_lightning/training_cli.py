@@ -34,7 +34,7 @@ from halo_lightning.callbacks import (
     WatchNumbers,
 )
 from halo_lightning.checkpoints import check, newest_good
-from halo_lightning.composition import check_syntax, composed, is_composed
+from halo_lightning.composition import composed, is_composed, read_yaml
 from halo_lightning.data import FeedbackDataModule
 from halo_lightning.errors import ConfigError
 from halo_lightning.export import MANIFEST, read_manifest
@@ -66,7 +66,7 @@ class TrainingParser(OneScreenErrors, LightningArgumentParser):
 
     def parse_path(self, path: Any, *arguments: Any, **options: Any) -> Namespace:
         """Reads a configuration, with everything that it includes (see `halo_lightning.composition`)."""
-        check_syntax(str(path))
+        read_yaml(str(path))  # says what is wrong with a file that is hostile, or none
         if not is_composed(str(path)):
             return super().parse_path(path, *arguments, **options)
         content = yaml.safe_dump(composed(str(path)), sort_keys=False)

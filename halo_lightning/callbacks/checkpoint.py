@@ -114,15 +114,16 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Saves at the end of an epoch."""
         self._due = self._due or (self._due_in_epoch(trainer) and self._should_save_on_train_epoch_end(trainer))
-        self._save_if_due(trainer)
+        self._save_if_due(trainer, epoch_ends=True)
 
     def _due_in_epoch(self, trainer: L.Trainer) -> bool:
         return self._every_n_epochs >= 1 and (trainer.current_epoch + 1) % self._every_n_epochs == 0
 
     # --- saving ----------------------------------------------------------------------------------------------------
 
-    def _save_if_due(self, trainer: L.Trainer) -> None:
-        ends = self._is_to_end(trainer)
+    def _save_if_due(self, trainer: L.Trainer, *, epoch_ends: bool = False) -> None:
+        # Where nothing is left to train, what is left is quicker than to begin again.
+        ends = self._is_to_end(trainer) and not _is_trained(trainer, epoch_ends)
         if self._due or ends:
             self._save_now(trainer)
         if ends:
@@ -284,6 +285,13 @@ class RunCheckpoint(ModelCheckpoint):
             " the same command with --ckpt_path last goes on from there",
             flush=True,
         )
+
+
+def _is_trained(trainer: L.Trainer, epoch_ends: bool) -> bool:
+    """Whether there is no step left."""
+    epochs, steps = trainer.max_epochs, trainer.max_steps
+    last_epoch = epoch_ends and epochs not in (None, -1) and trainer.current_epoch + 1 >= epochs
+    return last_epoch or (steps not in (None, -1) and trainer.global_step >= steps)
 
 
 def _same(one: Any, other: str) -> bool:

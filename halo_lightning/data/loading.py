@@ -55,6 +55,8 @@ class ResumableDataLoader(DataLoader):
     def state_dict(self) -> dict[str, Any]:
         """Epoch and batches handed out in it, as primitives."""
         epoch, batches = self._resume or self._handed_out
+        if batches >= len(self):  # as it is where a run goes on from there
+            epoch, batches = epoch + 1, 0
         counts = {"epoch": epoch, "batches": batches, "of": len(self), "accumulate": self.batches.accumulate}
         return {**counts, **self.batches.fingerprint()}
 
