@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from halo_lightning.errors import ConfigError
+from halo_lightning.errors import ConfigError, no_space
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,6 +42,7 @@ def resolve_path(path_or_id: str) -> str:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ConfigError(f"{path_or_id}: this folder holds no model (no config.json in it)")
+        _check_folder(folder)
         return str(folder)
     if path_or_id.startswith((".", "/", "~")) or path_or_id.count("/") > 1:
         raise ConfigError(
@@ -48,6 +50,36 @@ def resolve_path(path_or_id: str) -> str:
             f" (owner/name), or {EMBEDDED_BASE!r}"
         )
     return path_or_id
+
+
+LARGEST_JSON = 2**28
+"""Bytes of a JSON file of a model at most; tokenizers of large vocabularies have some 10 MB."""
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuses a folder of a model whose files name others outside of it, or are larger than any model's.
+
+    The hub's own cache is made of links from one of its folders to another, and not looked at.
+
+    Raises:
+        ConfigError: It is such a folder.
+    """
+    for file in sorted(folder.glob("*.json")):
+        if file.is_file() and file.stat().st_size > LARGEST_JSON:
+            raise ConfigError(f"{file}: found {file.stat().st_size:,} bytes, which no model has in such a file")
+    for file in folder.glob("*.safetensors.index.json"):
+        try:
+            names = set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values())
+            outside = sorted(name for name in names if Path(name).name != name)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ConfigError(f"{file}: found no index of weights in it ({type(error).__name__})") from error
+        if outside:
+            raise ConfigError(f"{file}: found {outside[0]!r}, expected names of files in the same folder")
+    if "snapshots" in folder.resolve().parts:
+        return
+    for file in sorted(folder.iterdir()):
+        if file.is_symlink() and not file.resolve().is_relative_to(folder.resolve()):
+            raise ConfigError(f"{file}: found a link out of the folder, to {file.resolve()}; expected a file")
 
 
 Task = Literal["causal", "reward"]
@@ -95,7 +127,9 @@ def load_model(
     load = _load_shapes if torch.get_default_device().type == "meta" else _load_weights
     try:
         model = load(model_class(task), path, dtype, attn_implementation=attention, **options)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a folder of somebody else's can make libraries fail in any way
+        if no_space(error) is not None or isinstance(error, torch.OutOfMemoryError):
+            raise
         raise ConfigError(f"the model {path_or_id!r} could not be loaded: {_first_line(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
@@ -150,7 +184,7 @@ def load_tokenizer(path_or_id: str) -> Any:
     path = resolve_path(path_or_id)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the same
         raise ConfigError(f"the tokenizer of {path_or_id!r} could not be loaded: {_first_line(error)}") from error
     return prepare_tokenizer(tokenizer)
 

@@ -41,6 +41,7 @@ class RunCheckpoint(ModelCheckpoint):
 
     run: str = ""
     _due = False
+    _due_at = 0
     _validated = False
     _before_validation = False
     _validated_batches = 0
@@ -71,8 +72,10 @@ class RunCheckpoint(ModelCheckpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Notes that a checkpoint is due, by steps or by time."""
-        if self._every_n_train_steps and trainer.global_step % self._every_n_train_steps == 0:
-            self._due = self._due or self._last_global_step_saved != trainer.global_step
+        every, step = self._every_n_train_steps, trainer.global_step
+        # More micro-batches may follow this step, also in a run that goes on from here.
+        if every and step % every == 0 and step not in (self._due_at, self._last_global_step_saved):
+            self._due, self._due_at = True, step
         if self._train_time_interval is not None:
             now = time.monotonic()
             since = now if self._last_time_checked is None else self._last_time_checked
@@ -219,11 +222,13 @@ class RunCheckpoint(ModelCheckpoint):
             "written": list(self._written),
             "saved": self._being_saved,
             "unplanned": list(self._unplanned_before),
+            "due_at": self._due_at,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes it up; checkpoints in another folder are not touched."""
         super().load_state_dict(state_dict)
+        self._due_at = state_dict.get("due_at", 0)
         if state_dict.get("dirpath") == self.dirpath:
             self._written = list(state_dict.get("written", []))
             self._last_checkpoint_saved = state_dict.get("saved", "")

@@ -108,6 +108,12 @@ class SampleCompletions(L.Callback):
         """Samples the trained policy."""
         self._show(trainer, pl_module)
 
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The same where a run goes on and nothing was left to train: Lightning skips all hooks of training then."""
+        if 0 <= self._sampled_at != trainer.global_step:
+            self.on_train_start(trainer, pl_module)
+            self._show(trainer, pl_module)
+
     def state_dict(self) -> dict[str, Any]:
         """What the reference said, which a run that goes on does not need any more, and when the policy was asked."""
         return {"reference": self._reference, "sampled_at": self._sampled_at}

@@ -38,6 +38,10 @@ Answer with one JSON object and nothing else. Each value is "A", "B" or "tie":
 MEANINGS: dict[str, Answer] = {"a": "first", "b": "second", "tie": "tie"}
 
 
+LONGEST = 20_000
+"""Characters of a reply that are looked at, the last ones: what a judge thinks aloud comes before its answer."""
+
+
 def question(comparison: Comparison) -> str:
     """The question about a comparison, as one message of the user."""
     turns = "\n\n".join(f"{message['role']}: {message['content']}" for message in comparison.prompt)
@@ -51,7 +55,7 @@ def parse(reply: str | None) -> dict[str, Answer]:
     everything where there is no such object, or where several ones say different things.
     """
     unparsable: dict[str, Answer] = dict.fromkeys(CRITERIA, "unparsable")
-    found = [one for one in _objects(reply or "") if set(one) & set(CRITERIA)]
+    found = [one for one in _objects((reply or "")[-LONGEST:]) if set(one) & set(CRITERIA)]
     if not found or any(one != found[0] for one in found):
         return unparsable
     return {criterion: _meaning(found[0].get(criterion)) for criterion in CRITERIA}
