@@ -96,7 +96,7 @@ def test_two_processes_of_half_the_batch_continue_one_of_the_whole() -> None:
     iterator = iter(alone)
     next(iterator)
     rest = [batch.tolist() for batch in iterator]
-    state = {**alone.state_dict(), "batches": 1}
+    state = {**alone.state_dict(), "epoch": 0, "batches": 1}
     halves = []
     for rank in range(2):
         half = loader(EpochBatchSampler(20, 2, world_size=2, rank=rank))
