@@ -66,7 +66,7 @@ class FeedbackDataModule(L.LightningDataModule):
             None divides the batch among the devices alone.
         max_length: Most tokens of prompt and completion together, the end-of-sequence token included.
         max_prompt_length: Where the whole is too long, the prompt is cut from its start, to no fewer tokens than
-            this; then the completion is cut at its end.
+            this; then the completion is cut at its end. None is half of `max_length`.
         too_long: What happens to a longer example: `truncate` cuts and counts it, `drop` leaves it out and counts it,
             `error` stops.
         keep_prompt: Which part of a prompt stays where it has to be cut, for sources that do not say: `end` or
@@ -113,7 +113,7 @@ class FeedbackDataModule(L.LightningDataModule):
         batch_size: int = 32,
         micro_batch_size: int | None = None,
         max_length: int = 1024,
-        max_prompt_length: int = 512,
+        max_prompt_length: int | None = None,
         too_long: TooLong = "truncate",
         keep_prompt: KeepPrompt | None = None,
         share_prompts: bool = True,
@@ -149,7 +149,7 @@ class FeedbackDataModule(L.LightningDataModule):
         if streaming and group_by_length:
             raise ConfigError("group_by_length and streaming are both true: a stream has no lengths to group by")
         self.streaming, self.shuffle_buffer = streaming, shuffle_buffer
-        self.limits = Limits(max_length, max_prompt_length, too_long)
+        self.limits = Limits(max_length, max_length // 2 if max_prompt_length is None else max_prompt_length, too_long)
         self.validation_fraction, self.validation_examples = validation_fraction, validation_examples
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self._division: Division | None = None

@@ -16,6 +16,7 @@ from halo_lightning.data import base
 from halo_lightning.data.batches import PairedBatch, SFTBatch, UnaryBatch
 from halo_lightning.data.datamodules import FeedbackDataModule, PairedDataModule, SFTDataModule, UnaryDataModule
 from halo_lightning.data.summary import DataSummary
+from halo_lightning.data.truncation import Limits
 from halo_lightning.errors import ConfigError, DataError
 from tests.conftest import HH_FILE
 from tests.data.helpers import byte_bpe, pairs, thumbs, write_rows
@@ -268,7 +269,7 @@ def test_hyper_parameters_are_primitives(tmp_path: Path, as_object: bool) -> Non
         "batch_size": 32,
         "micro_batch_size": None,
         "max_length": 1024,
-        "max_prompt_length": 512,
+        "max_prompt_length": None,
         "too_long": "truncate",
         "keep_prompt": None,
         "share_prompts": True,
@@ -404,7 +405,7 @@ def test_a_row_that_is_too_long_or_cannot_be_rendered_names_its_place(file: Path
         ({"num_workers": -1}, "num_workers is -1"),
         ({"seed": -1}, "seed is -1"),
         ({"max_length": 1}, "max_length is 1"),
-        ({"max_length": 512}, "max_prompt_length is 512 and max_length is 512"),
+        ({"max_length": 512, "max_prompt_length": 512}, "max_prompt_length is 512 and max_length is 512"),
         ({"too_long": "cut"}, "too_long is 'cut'"),
         ({"keep_prompt": "middle"}, "keep_prompt is 'middle'"),
         ({"balance": "both"}, "balance is 'both'"),
@@ -415,6 +416,11 @@ def test_a_row_that_is_too_long_or_cannot_be_rendered_names_its_place(file: Path
 def test_settings_that_cannot_work_are_refused_at_once(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         UnaryDataModule("rows.jsonl", **options)
+
+
+def test_the_prompt_gets_half_of_the_length_if_nothing_is_said() -> None:
+    assert UnaryDataModule("rows.jsonl").limits == Limits(1024, 512)
+    assert UnaryDataModule("rows.jsonl", max_length=128).limits == Limits(128, 64)
 
 
 def test_an_odd_batch_of_unbalanced_feedback_is_fine() -> None:

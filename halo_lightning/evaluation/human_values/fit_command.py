@@ -29,7 +29,7 @@ def fit_value_command(
     simulations: int = 100,
     seed: int = 1,
     max_length: int = 1024,
-    max_prompt_length: int = 512,
+    max_prompt_length: int | None = None,
     device: str = "cpu",
     out: str = "runs/value",
 ) -> None:
@@ -51,7 +51,7 @@ def fit_value_command(
         simulations: How many for either shape, to say whether the data can tell the two apart.
         seed: Of the simulations.
         max_length: Most tokens of prompt and completion together; longer ones are cut.
-        max_prompt_length: What an overlong prompt is cut to.
+        max_prompt_length: What an overlong prompt is cut to; None is half of `max_length`.
         device: Where to compute.
         out: The folder to write to.
     """

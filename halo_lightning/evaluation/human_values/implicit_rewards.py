@@ -33,7 +33,7 @@ def observe(
     beta: float = 0.1,
     kind: Kind = "auto",
     max_length: int = 1024,
-    max_prompt_length: int = 512,
+    max_prompt_length: int | None = None,
     device: str = "cpu",
 ) -> Thumbs | Pairs:
     """Reads feedback, and computes the implicit reward of every completion in it.
@@ -46,7 +46,7 @@ def observe(
         kind: What the feedback is; `auto` looks at its first row. As thumbs, the completions of a pair would count as
             one up and one down, which they are not.
         max_length: Most tokens of prompt and completion together; longer ones are cut.
-        max_prompt_length: What an overlong prompt is cut to.
+        max_prompt_length: What an overlong prompt is cut to; None is half of `max_length`.
         device: Where to compute.
 
     Raises:
