@@ -368,7 +368,7 @@ def test_all_desirable_feedback_cannot_be_balanced(file: Path) -> None:
             "no example for training: .*1 desirable without an undesirable.* in no pair .UnaryDataModule",
         ),
         (UnaryDataModule, [{"prompt": "a", "completion": "b", "label": 1}], "line 1, key 'label': found an integer"),
-        (SFTDataModule, [{"text": "a"}], "line 1: found the keys 'text', expected demonstrations"),
+        (SFTDataModule, [{"words": "a"}], "line 1: found the keys 'words', expected demonstrations"),
         (SFTDataModule, thumbs(2, 0), "no example for training: .*left out 2 of 2 rows"),
         (PairedDataModule, [], "found no row in it"),
     ],
