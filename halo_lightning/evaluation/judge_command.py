@@ -92,6 +92,7 @@ def judge_file(
         raise ConfigError(
             f"order is {order!r} and cut is {cut!r}: expected random or both, and all, unfinished or none"
         )
+    judge.check()
     rows, other = read_records(file), None if against is None else _file(against)
     asked = matches(rows, None if other is None else read_records(other), order=order, cut=cut, seed=seed)
     made_with = read_settings(file)

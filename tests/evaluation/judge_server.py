@@ -1,4 +1,4 @@
-"""A chat completion server on this machine that misbehaves as it is told to."""
+"""A chat completion server, or one that scores, on this machine, that misbehaves as it is told to."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         state: Server = self.server.state
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.question = request["messages"][0]["content"]
+        self.question = request["messages"][0]["content"] if "messages" in request else request["completion"]
         with state.lock:
             before = state.questions[self.question]
             state.questions[self.question] += 1

@@ -56,6 +56,13 @@ class Judge(ABC):
     def settings(self) -> dict[str, Any]:
         """Everything that its verdicts depend on, JSON values; never a secret."""
 
+    def check(self) -> None:  # noqa: B027  # a judge whose settings cannot be wrong has nothing to refuse
+        """Refuses settings that cannot work, or with a secret in them, before they are written beside the verdicts.
+
+        Raises:
+            ConfigError: There are such settings.
+        """
+
     @abstractmethod
     def judge(self, comparisons: Sequence[Comparison], keep: Keep) -> str | None:
         """Judges comparisons, in any order, and hands over each verdict as soon as it is there.
