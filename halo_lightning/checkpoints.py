@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from halo_lightning.errors import ConfigError, HaloError, no_space
+from halo_lightning.errors import ConfigError, DiskFullError, no_space
 from halo_lightning.files import replaced_file, write_json
 
 RUN = "halo_lightning_run"
@@ -28,18 +28,22 @@ _BLOCK = 2**24
 _UNKNOWN = 2**62  # steps of a checkpoint that cannot be read: it may be the newest one, so that it is named
 
 
+Files = dict[str, tuple[int, str]]
+"""Size and SHA-256 of each file, by its name from the folder that a manifest is in."""
+
+
 class Seal(NamedTuple):
     """What the manifest of a checkpoint says.
 
     Attributes:
         step: Number of optimizer steps.
         run: Which run it is of; empty where that is not known.
-        files: Size and SHA-256 of each file, by its name from the folder that the manifest is in.
+        files: Its files.
     """
 
     step: int
     run: str
-    files: dict[str, tuple[int, str]]
+    files: Files
 
 
 def manifest_path(checkpoint: Path) -> Path:
@@ -49,8 +53,22 @@ def manifest_path(checkpoint: Path) -> Path:
 
 def write_seal(checkpoint: Path, seal: Seal) -> None:
     """Declares a checkpoint whole."""
-    files = {name: {"bytes": size, "sha256": digest} for name, (size, digest) in seal.files.items()}
-    write_json(manifest_path(checkpoint), {"global_step": seal.step, "run": seal.run, "files": files})
+    content = {"global_step": seal.step, "run": seal.run, "files": files_as_json(seal.files)}
+    write_json(manifest_path(checkpoint), content)
+
+
+def files_as_json(files: Files) -> dict[str, dict[str, Any]]:
+    """Files as manifests have them."""
+    return {name: {"bytes": size, "sha256": digest} for name, (size, digest) in files.items()}
+
+
+def files_of_json(content: Any) -> Files:
+    """The files that a manifest names.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: It names none.
+    """
+    return {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in content.items()}
 
 
 def read_seal(checkpoint: Path) -> Seal | None:
@@ -62,8 +80,7 @@ def read_seal(checkpoint: Path) -> Seal | None:
     path = manifest_path(checkpoint)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        files = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in content["files"].items()}
-        return Seal(int(content["global_step"]), str(content["run"]), files)
+        return Seal(int(content["global_step"]), str(content["run"]), files_of_json(content["files"]))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -112,15 +129,21 @@ def damage(checkpoint: str | Path) -> str | None:
         path = path.resolve()
         seal = read_seal(path)
         if seal is not None:
-            return _differs(path.parent, seal)
+            return difference(path.parent, seal.files)
         return _unsealed_folder(path) if path.is_dir() else _broken_zip(path)
     except (ConfigError, OSError) as error:
         return str(error)
 
 
-def _differs(folder: Path, seal: Seal) -> str | None:
-    """What in a folder is not as a manifest says: sizes first, which takes no time."""
-    for name, (size, _) in seal.files.items():
+def difference(folder: Path, files: Files, digest_of: Callable[[Path], str] | None = None) -> str | None:
+    """What in a folder is not as a manifest says, or None: sizes first, which takes no time.
+
+    Args:
+        folder: The folder that the manifest is in.
+        files: What it says.
+        digest_of: Gives the SHA-256 of a file; None reads the file.
+    """
+    for name, (size, _) in files.items():
         if ".." in Path(name).parts or Path(name).is_absolute():
             return f"its manifest names a file outside of the folder ({name})"
         file = folder / name
@@ -128,8 +151,8 @@ def _differs(folder: Path, seal: Seal) -> str | None:
             return f"its file {name} is missing"
         if (found := file.stat().st_size) != size:
             return f"{name} has {found:,} of {size:,} bytes"
-    for name, (_, digest) in seal.files.items():
-        if sha256(folder / name) != digest:
+    for name, (_, digest) in files.items():
+        if (digest_of or sha256)(folder / name) != digest:
             return f"the content of {name} is not what was written (its SHA-256 differs)"
     return None
 
@@ -283,7 +306,7 @@ class SealedCheckpointIO(TorchCheckpointIO):
         """Writes a checkpoint.
 
         Raises:
-            HaloError: The disk is full.
+            DiskFullError: The disk is full.
         """
         if _is_remote(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -298,11 +321,9 @@ class SealedCheckpointIO(TorchCheckpointIO):
                     raise hashing.error or error from None
                 stream.flush()
                 remove_seal(target)
-        except OSError as error:
-            if no_space(error) is None:
-                raise
-            raise HaloError(
-                f"{path}: the disk is full ({error.strerror}), this checkpoint could not be written{instead(target)}."
+        except DiskFullError as error:
+            raise DiskFullError(
+                f"{path}: the disk is full ({no_space(error)}), this checkpoint could not be written{instead(target)}."
                 " Make room, and go on with --ckpt_path last"
             ) from error
         run = str(checkpoint.get(RUN, {}).get("id") or "")

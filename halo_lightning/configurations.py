@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from halo_lightning.errors import ConfigError
+from halo_lightning.files import replaced_folder
 
 
 def configurations() -> Path:
@@ -34,5 +35,6 @@ def copy_configurations(out: str = "configs") -> None:
     """
     if Path(out).exists():
         raise ConfigError(f"{out}: it is there already; give another folder with --out")
-    shutil.copytree(configurations(), out)
+    with replaced_folder(out) as partial:
+        shutil.copytree(configurations(), partial, dirs_exist_ok=True)
     print(f"copied the configurations to {out}: halo fit --config {Path(out) / 'tiny_sft_kto.yaml'}")

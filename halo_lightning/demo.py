@@ -9,6 +9,7 @@ from typing import Any
 
 from halo_lightning.configurations import configurations
 from halo_lightning.errors import ConfigError
+from halo_lightning.files import write_json
 
 
 def demo(run_dir: str = "runs/demo", seed: int = 1, prompts: int = 200, config: str | None = None) -> None:
@@ -48,7 +49,7 @@ def demo(run_dir: str = "runs/demo", seed: int = 1, prompts: int = 200, config: 
         seed=seed,
         out=root / "generations.jsonl",
     )
-    (root / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
+    write_json(root / "results.json", rows)
     print_table(rows, prompts)
     print(f"\nIn {time.perf_counter() - began:.0f} s. What the three models said: {root / 'generations.jsonl'}")
     print(f"The curves: tensorboard --logdir {root}")

@@ -16,6 +16,10 @@ class ConfigError(HaloError, ValueError):
     """A setting, or a combination of settings, that cannot work."""
 
 
+class DiskFullError(HaloError):
+    """There was no room for something that was to be written."""
+
+
 class NotFiniteError(HaloError, ArithmeticError):
     """A loss or a gradient that is NaN or infinite."""
 

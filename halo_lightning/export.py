@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from halo_lightning.adapters import LoRA, add_adapter, has_adapter
+from halo_lightning.caches import cache_folder, content_hash
+from halo_lightning.checkpoints import difference, files_as_json, files_of_json, sha256
 from halo_lightning.errors import ConfigError
-from halo_lightning.files import replaced_folder
+from halo_lightning.files import replaced_folder, write_json
 from halo_lightning.pretrained import load_model, load_tokenizer, model_class
 
 if TYPE_CHECKING:
@@ -39,8 +41,8 @@ def write_export(
     """Writes a folder that `AutoModelForCausalLM` and `AutoTokenizer` load with no line of ours.
 
     Weights (safetensors), configuration, tokenizer with its chat template, and generation configuration are written
-    aside and renamed when all of them are on disk. An adapter is written twice: alone, into the folder `adapter`, as
-    peft loads it, and merged into the model's weights.
+    aside and renamed when all of them are on disk, with a manifest of their sizes and hashes. An adapter is written
+    twice: alone, into the folder `adapter`, as peft loads it, and merged into the model's weights.
 
     Args:
         folder: Where to; an existing export there is replaced.
@@ -51,6 +53,9 @@ def write_export(
 
     Returns:
         The folder.
+
+    Raises:
+        DiskFullError: There is no room.
     """
     from halo_lightning import __version__
 
@@ -62,8 +67,14 @@ def write_export(
         if not adapter_only:
             _write_model(partial, model, tokenizer)
         tokenizer.save_pretrained(partial)
-        manifest = {"halo_lightning": __version__, **(origin or {})}
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+        files = {
+            path.relative_to(partial).as_posix(): (path.stat().st_size, sha256(path))
+            for path in sorted(partial.rglob("*"))
+            if path.is_file()
+        }
+        write_json(partial / MANIFEST, {"halo_lightning": __version__, **(origin or {}), "files": files_as_json(files)})
+    for name, (_, digest) in files.items():  # who starts from it need not read it all again for `read_manifest`
+        content_hash(Path(folder) / name, cache_folder("hashes"), written_here=digest)
     return Path(folder)
 
 
@@ -79,9 +90,29 @@ def _write_model(folder: Path, model: PreTrainedModel, tokenizer: Any) -> None:
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any] | None:
-    """The manifest of a finished export, or None where there is no finished export."""
+    """The manifest of a finished export, or None where there is no finished export.
+
+    The files of the export are compared with it. It takes no time where this machine wrote or compared them before and
+    nothing has touched them since. A manifest of an earlier version names no files, and nothing is compared.
+
+    Raises:
+        ConfigError: The manifest or one of the files is damaged, or has been changed.
+    """
     path = Path(folder) / MANIFEST
-    return json.loads(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        files = files_of_json(manifest.get("files", {}))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{path}: this is not the manifest of an export ({type(error).__name__})") from error
+    damage = difference(Path(folder), files, lambda file: content_hash(file, cache_folder("hashes")))
+    if damage is not None:
+        raise ConfigError(
+            f"{folder}: this export is damaged: {damage}. Delete it and export again; if you changed the file yourself,"
+            f" take 'files' out of its {MANIFEST}"
+        )
+    return manifest
 
 
 def policy_weights(state: dict[str, Any]) -> dict[str, Any]:

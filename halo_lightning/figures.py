@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from halo_lightning.errors import ConfigError
+from halo_lightning.files import replaced_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -168,6 +169,6 @@ def new_figure(width: float, height: float, layout: Literal["constrained"] | Non
 
 
 def save_figure(figure: Figure, out: str) -> None:
-    """Writes a figure as a picture, in a folder that is made if it is not there."""
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
+    """Writes a figure as a picture, in a folder that is made if it is not there; the name's ending says which kind."""
+    with replaced_file(out) as stream:
+        figure.savefig(stream, dpi=110, format=Path(out).suffix[1:] or "png")

@@ -14,6 +14,30 @@ from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from halo_lightning.errors import DiskFullError, no_space
+
+
+@contextmanager
+def full_disk_is_said(target: str | Path) -> Iterator[None]:
+    """Within, an error that comes from a full disk, a quota or a limit of a file's size says what was to be written.
+
+    Args:
+        target: What is written.
+
+    Raises:
+        DiskFullError: There is no room.
+    """
+    try:
+        yield
+    except Exception as error:
+        said = no_space(error)
+        if said is None or isinstance(error, DiskFullError):
+            raise
+        raise DiskFullError(
+            f"{target}: the disk is full ({said}), so this could not be written; what was there before is unchanged."
+            " Make room, and run it again"
+        ) from error
+
 
 @contextmanager
 def replaced_folder(folder: str | Path) -> Iterator[Path]:
@@ -23,6 +47,9 @@ def replaced_folder(folder: str | Path) -> Iterator[Path]:
 
     Args:
         folder: The name that the folder gets. An existing one is replaced.
+
+    Raises:
+        DiskFullError: There is no room.
     """
     target = Path(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -30,10 +57,11 @@ def replaced_folder(folder: str | Path) -> Iterator[Path]:
     partial, old = _beside(target, "partial"), _beside(target, "old")
     partial.mkdir()
     try:
-        yield partial
-        for path in sorted(partial.rglob("*")):
-            flush_to_disk(path)
-        flush_to_disk(partial)
+        with full_disk_is_said(target):
+            yield partial
+            for path in sorted(partial.rglob("*")):
+                flush_to_disk(path)
+            flush_to_disk(partial)
         if target.exists():
             os.rename(target, old)
             try:
@@ -58,13 +86,16 @@ def replaced_file(file: str | Path) -> Iterator[BinaryIO]:
 
     Args:
         file: The name that the file gets. An existing one is replaced.
+
+    Raises:
+        DiskFullError: There is no room.
     """
     target = Path(file)
     target.parent.mkdir(parents=True, exist_ok=True)
     _clear_up_after_the_dead(target)
     partial = _beside(target, "partial")
     try:
-        with partial.open("wb") as stream:
+        with full_disk_is_said(target), partial.open("wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

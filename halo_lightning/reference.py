@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 import zlib
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from halo_lightning.caches import cache_folder, content_hash
 from halo_lightning.data.batching import TokenizedDataset
 from halo_lightning.errors import ConfigError
-from halo_lightning.files import flush_to_disk, write_json
+from halo_lightning.files import flush_to_disk, full_disk_is_said, write_json
 from halo_lightning.settings import differences, flat
 
 TOKENS_AT_ONCE = 8192
@@ -191,7 +192,8 @@ class ReferenceCache:
             # Who has waited for another run finds its work done.
             found = self.read() is not None if rank == 0 else False
             if not strategy.broadcast(found):
-                values = self._compute(logps, strategy, processes, rank)
+                with full_disk_is_said(self.path):
+                    values = self._compute(logps, strategy, processes, rank)
         strategy.barrier()
         kept = self.read()
         return values if kept is None else kept
@@ -234,7 +236,13 @@ class ReferenceCache:
                     return values, done
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        return np.lib.format.open_memmap(partial / _VALUES, "w+", np.float32, (self.size,)), 0
+        try:
+            values = np.lib.format.open_memmap(partial / _VALUES, "w+", np.float32, (self.size,))
+            _reserve(partial / _VALUES)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        return values, 0
 
 
 def _of_all(
@@ -252,6 +260,13 @@ def _of_all(
     padded[: len(own)] = torch.from_numpy(own)
     gathered = strategy.all_gather(padded).cpu().numpy()
     return [row[:size] for row, size in zip(gathered, sizes)]  # noqa: B905  # those after the last part are repeated
+
+
+def _reserve(file: Path) -> None:
+    """Sees to it that there is room for a file: a full disk kills whoever writes to a mapped one, without a word."""
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        with file.open("r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
 
 
 def _flush(values: NDArray[np.float32]) -> None:

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -170,6 +171,15 @@ def test_a_stage_is_computed_on_what_the_run_is_computed_on() -> None:
     assert of_the_machine(arguments) == ["--trainer.devices", "4", "--trainer.strategy=fsdp2"]
     more = ["--trainer.strategy.cpu_offload", "true", "--trainer.max_steps", "5", "--trainer.num_nodes", "2"]
     assert of_the_machine(more) == ["--trainer.strategy.cpu_offload", "true", "--trainer.num_nodes", "2"]
+
+
+def test_a_damaged_stage_is_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(run / "sft" / "export", tmp_path / "sft" / "export")
+    damaged = tmp_path / "sft" / "export" / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x7f")
+    arguments = ["fit", "--config=configs/tiny_sft_kto.yaml", f"--run_dir={tmp_path / 'kto'}", *QUICK]
+    assert main([*arguments, sft_stage(tmp_path / "sft", *QUICK)]) == 2
+    assert "the content of model.safetensors is not what was written" in capsys.readouterr().err
 
 
 def test_a_half_finished_stage_is_run_again(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

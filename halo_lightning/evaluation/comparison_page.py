@@ -9,6 +9,7 @@ from typing import Any
 
 from halo_lightning.evaluation.judging import CRITERIA
 from halo_lightning.evaluation.markdown import markdown_table
+from halo_lightning.files import write_text
 
 Cell = dict[str, Any]
 
@@ -128,5 +129,4 @@ of its rewards. Losses and margins of different methods are not in the same unit
 
 {markdown_table(*own_criteria(cells), left=len(ROW))}
 """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text)
+    write_text(out, text)

@@ -20,6 +20,7 @@ import yaml
 
 from halo_lightning.errors import ConfigError
 from halo_lightning.files import write_json
+from halo_lightning.run_folder import RunFolder
 
 NOTE = "cell.json"
 """What is written into a cell's folder when it is finished."""
@@ -123,11 +124,18 @@ def run_grid(waves: Sequence[Sequence[Cell]], root: Path, processes: int) -> lis
         What was found, in the order of the cells.
 
     Raises:
-        ConfigError: There is less than one process.
+        ConfigError: There is less than one process, or another command makes a grid in this folder.
         Exception: What a cell raised; cells that have not begun are given up.
     """
     if processes < 1:
         raise ConfigError(f"processes is {processes}: expected 1 or more")
+    # Another command would take the cells in the making for half finished ones, and remove them.
+    with RunFolder(root).locked():
+        RunFolder(root).begin({}, anew=False)
+        return _run_grid(waves, root, processes)
+
+
+def _run_grid(waves: Sequence[Sequence[Cell]], root: Path, processes: int) -> list[Finished]:
     everything = [cell for wave in waves for cell in wave]
     made = {cell: found for cell in everything if (found := find(cell, root)) is not None}
     missing = len(everything) - len(made)

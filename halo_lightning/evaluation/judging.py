@@ -8,6 +8,7 @@ from typing import Any
 
 from halo_lightning.evaluation.generation import generate
 from halo_lightning.evaluation.win_rates import Outcome, win_rate
+from halo_lightning.files import write_text
 from halo_lightning.world import compare, held_out_prompts, judge
 
 CRITERIA = ("helpful", "harmless", "concise")
@@ -64,5 +65,5 @@ def judge_models(models: dict[str, str], *, prompts: int, seed: int, out: Path |
             }
         )
     if out is not None:
-        out.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        write_text(out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return rows

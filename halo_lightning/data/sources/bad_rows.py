@@ -25,7 +25,8 @@ class BadRows:
     Args:
         action: `error` or `skip`.
         file: The side file that skipped rows are listed in, one JSON object each with `file`, `line` (or `row_number`),
-            `key`, `error` and the `row` itself; None lists them nowhere.
+            `key`, `error` and the `row` itself; None lists them nowhere. It is begun anew with the first of them, and
+            each is appended as soon as it is skipped: a run that is killed leaves a list of all rows until then.
 
     Attributes:
         count: How many rows were skipped.
