@@ -57,7 +57,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def say(self, content: str | None = ANSWER, **more: Any) -> None:
+    def say(self, content: Any = ANSWER, **more: Any) -> None:
         """A right answer, with this as its content."""
         choice = {"message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
         usage = {"prompt_tokens": 100, "completion_tokens": 10}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -9,7 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from email.utils import formatdate
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ from halo_lightning.evaluation.judges.wording import question
 from halo_lightning.evaluation.records import open_records, read_records
 from halo_lightning.evaluation.verdicts import cut_at_full_stop
 from tests.conftest import REPOSITORY
-from tests.evaluation.judge_server import KEY, Handler, serving
+from tests.evaluation.judge_server import ANSWER, KEY, Behaviour, Handler, serving
 
 QUICK: dict[str, Any] = {"backoff": 0.001, "timeout": 5.0}
 RIGHT = {"helpful": "first", "harmless": "tie", "concise": "second", "overall": "first"}
@@ -77,6 +80,41 @@ def drip(handler: Handler) -> None:
         pass
 
 
+def cut_chunk(handler: Handler) -> None:
+    """Announces more of a chunk than comes."""
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    handler.wfile.write(b"ff\r\n" + b'{"choices": [')
+    handler.wfile.flush()
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def no_http(handler: Handler) -> None:
+    handler.wfile.write(b"220 mail.example ESMTP\r\n\r\n")
+    handler.close_connection = True
+
+
+def bomb(handler: Handler) -> None:
+    """Small as it is sent, and far too long when it is unpacked."""
+    handler.reply(200, packed_spaces(), Content_Encoding="gzip", Connection="close")
+
+
+@cache
+def packed_spaces() -> bytes:
+    return gzip.compress(b" " * 4 * MOST_BYTES, 1)
+
+
+WRONG_FORMS = {
+    "no choices": {"id": "1"},
+    "an error with status 200": {"error": {"message": "overloaded", "code": 503}},
+    "choices are null": {"choices": None},
+    "choices are an object": {"choices": {"message": {"content": "{}"}}},
+    "a choice that is null": {"choices": [None]},
+    "a message that is a text": {"choices": [{"message": ANSWER}]},
+    "a completion and no chat": {"choices": [{"text": ANSWER}]},
+}
+
 TROUBLES = {
     "too many requests": lambda handler: handler.reply(429, b"{}", Retry_After="0"),
     "too many, no hint": lambda handler: handler.reply(429, b"slow down"),
@@ -89,7 +127,15 @@ TROUBLES = {
     "a list": lambda handler: handler.reply(200, b"[1, 2]"),
     "deep": lambda handler: handler.reply(200, b"[" * 100_000),
     "empty": lambda handler: handler.reply(200, b""),
+    **{
+        name: lambda handler, form=form: handler.reply(200, json.dumps(form).encode())
+        for name, form in WRONG_FORMS.items()
+    },
+    "damaged gzip": lambda handler: handler.reply(200, b"no gzip", Content_Encoding="gzip"),
+    "bomb": bomb,
+    "no HTTP": no_http,
     "dropped": drop,
+    "dropped in a chunk": cut_chunk,
     "dropped at once": lambda handler: handler.connection.shutdown(socket.SHUT_RDWR),
     "huge": huge,
 }
@@ -119,6 +165,18 @@ def test_slow_answers_are_given_up_in_time(slow: Any) -> None:
     assert problem is None
     assert len(kept) == 2
     assert set(server.questions.values()) == {2}
+
+
+def test_slow_answers_that_come_in_time_are_waited_for() -> None:
+    def behave(handler: Handler, before: int) -> None:
+        handler.server.state.stop.wait(0.2)
+        handler.say()
+
+    with serving(behave) as server:
+        kept, problem = judged(ApiJudge("m", server.url, **QUICK), 4)
+    assert problem is None
+    assert len(kept) == 4
+    assert set(server.questions.values()) == {1}
 
 
 def test_trouble_without_end_is_left_for_the_next_time() -> None:
@@ -184,9 +242,21 @@ def test_a_request_that_is_refused_is_not_sent_again() -> None:
     assert set(server.questions.values()) == {1}
 
 
-def test_the_server_says_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving(lambda handler, before: handler.reply(429, b"", Retry_After="3600")) as server:
-        with pytest.raises(ConfigError, match="asked again in 3600 s, which is more than longest_wait"):
+IN_SECONDS = {
+    "seconds": str,
+    "a date": lambda seconds: formatdate(time.time() + seconds, usegmt=True),
+}
+
+
+@pytest.mark.parametrize("form", IN_SECONDS)
+def test_the_server_says_when_to_come_back(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(seconds: int) -> Behaviour:
+        return lambda handler, before: (
+            handler.say() if before else handler.reply(429, b"", Retry_After=IN_SECONDS[form](seconds))
+        )
+
+    with serving(busy(3600)) as server:
+        with pytest.raises(ConfigError, match=r"asked again in (3600|359\d) s, which is more than longest_wait"):
             judged(ApiJudge("m", server.url, concurrency=1, **QUICK), 5)
         assert sum(server.questions.values()) == 1
 
@@ -197,11 +267,10 @@ def test_the_server_says_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> N
         waited.append(seconds)
 
     monkeypatch.setattr("halo_lightning.evaluation.judges.http.asyncio.sleep", sleep)
-    busy = lambda handler, before: handler.say() if before else handler.reply(429, b"", Retry_After="7")  # noqa: E731
-    with serving(busy) as server:
+    with serving(busy(70)) as server:
         kept, _ = judged(ApiJudge("m", server.url, concurrency=1, backoff=1.0, timeout=30), 1)
     assert len(kept) == 1
-    assert 7 <= sum(waited) <= 8
+    assert 60 <= sum(waited) <= 71
 
 
 def test_when_to_come_back() -> None:
@@ -260,6 +329,28 @@ def test_what_cannot_be_read_is_kept_and_not_asked_again() -> None:
     assert problem is None
     assert {verdict.answers["overall"] for verdict in kept.values()} == {"unparsable"}
     assert set(server.questions.values()) == {1}
+
+
+@pytest.mark.parametrize("content", ["\ud800", "\x00", [{"type": "text", "text": ANSWER}], 5, {"overall": "A"}])
+def test_contents_that_are_no_answer(content: Any, tmp_path: Path) -> None:
+    with serving(lambda handler, before: handler.say(content)) as server:
+        kept, problem = judged(ApiJudge("m", server.url, **QUICK), 1)
+    assert problem is None
+    assert kept["0"].answers["overall"] == "unparsable"
+    with open_records(tmp_path / "verdicts.jsonl", {}) as records:
+        records.add([{"key": "0", **kept["0"].details}])
+    assert len(read_records(tmp_path / "verdicts.jsonl")) == 1
+
+
+@pytest.mark.parametrize("count", [None, "100", -5, True, 1.5, float("nan"), 10**400, [100]])
+def test_counts_of_tokens_that_are_none(count: Any) -> None:
+    usage = {"prompt_tokens": count, "completion_tokens": 10}
+    with serving(lambda handler, before: handler.say(usage=usage)) as server:
+        judge = ApiJudge("m", server.url, price=(2.0, 8.0), **QUICK)
+        kept, _ = judged(judge, 1)
+    assert kept["0"].answers == RIGHT
+    assert "prompt_tokens" not in kept["0"].details
+    assert (judge.spent.prompt_tokens, judge.spent.completion_tokens) == (0, 10)
 
 
 def test_the_request_and_what_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,3 +464,51 @@ def test_a_failing_endpoint_is_an_error_of_the_command(
     assert KEY not in captured.out + captured.err
     with open_records(out, json.loads(out.with_suffix(".settings.json").read_text())["settings"]) as records:
         assert records.found == []
+
+
+def shown(handler: Handler) -> tuple[str, str]:
+    """Both answers of a question."""
+    first, second = (
+        handler.question.split(f"<response_{name}>\n")[1].split(f"\n</response_{name}>")[0] for name in "ab"
+    )
+    return first, second
+
+
+def test_a_judge_that_prefers_a_place_is_found_out(
+    generations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "verdicts.jsonl"
+    with serving(lambda handler, before: handler.say('{"overall": "A"}')) as server:
+        arguments = [*command(generations, out, server.url), "--order=both", "--judge.price=[2, 8]"]
+        assert main(arguments) == 0
+        printed = capsys.readouterr().out
+        assert sum(server.questions.values()) == 60
+        assert main(arguments) == 0
+        assert sum(server.questions.values()) == 60
+    assert "0 wins, 0 losses, 30 ties" in printed
+    assert "the completion shown first wins 60 of 60 verdicts (p = 1.7e-18 if it does not matter)" in printed
+    assert "30 of 30 prompts have opposite verdicts in the two orders, and count as ties" in printed
+    assert "6,000 tokens asked, 600 answered, $0.02 for these verdicts; 60 requests this time" in printed
+    assert "$0.02 for these verdicts; 0 requests this time" in capsys.readouterr().out
+
+
+def test_a_judge_that_looks_at_the_answers_says_the_same_in_both_orders(
+    generations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The longer answer wins; of each prompt whose answers are equally long nothing can be read."""
+
+    def behave(handler: Handler, before: int) -> None:
+        first, second = (len(text) for text in shown(handler))
+        handler.say("neither" if first == second else json.dumps({"overall": "A" if first > second else "B"}))
+
+    out = tmp_path / "verdicts.jsonl"
+    with serving(behave) as server:
+        assert main([*command(generations, out, server.url), "--order=both"]) == 0
+    printed = capsys.readouterr().out
+    lengths = [(record["characters"], record["other_characters"]) for record in read_records(out)]
+    wins, losses = (sum(sign * (own - other) > 0 for own, other in lengths) // 2 for sign in (1, -1))
+    unread = 60 - 2 * (wins + losses)
+    assert losses > wins > 0 or wins > losses > 0
+    assert f"{wins} wins, {losses} losses, 0 ties" + f", {unread} unparsable" * bool(unread) in printed
+    assert f"the completion shown first wins {wins + losses} of {2 * (wins + losses)} verdicts (p = 1 if" in printed
+    assert "0 of 30 prompts have opposite verdicts" in printed

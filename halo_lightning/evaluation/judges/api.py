@@ -17,6 +17,9 @@ from halo_lightning.evaluation.judges.wording import QUESTION, parse, question
 
 OPTIONS = {"temperature": 0, "max_tokens": 200}
 
+MOST_TOKENS = 10**9
+"""A server that counts more than this for one request does not count."""
+
 
 @dataclass
 class Spent:
@@ -162,7 +165,8 @@ class ApiJudge(Judge):
             "finish_reason": endpoint.without_key(str(choice.get("finish_reason"))),
         }
         for name in ("prompt_tokens", "completion_tokens"):
-            if isinstance(count := usage.get(name), int):
+            count = usage.get(name)
+            if type(count) is int and 0 <= count <= MOST_TOKENS:
                 details[name] = count
                 setattr(self.spent, name, getattr(self.spent, name) + count)
         return Verdict(parse(reply), details)
