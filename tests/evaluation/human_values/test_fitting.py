@@ -157,6 +157,13 @@ def test_what_cannot_be_estimated_is_said() -> None:
         fit_value(Thumbs(z, z < 0.1), intervals="none")
 
 
+def test_an_interval_reaches_from_the_maximum_though_the_search_lost_it() -> None:
+    """Beyond the bend the others move to another peak, from which a search for the maximum does not come back."""
+    found = one_annotator("pairs", 2, answers=150, known=False, annotator=ANNOTATOR)
+    for name in ("alpha", "lam", "reference_point"):
+        assert found[name].low < found[name].value < found[name].high, name
+
+
 def test_bands_and_draws_follow_the_uncertainty() -> None:
     few, many = (fit_value(ANNOTATOR.thumbs(2 * torch.randn(n).double(), seed=1)) for n in (300, 4800))
     x = torch.tensor([-3.0, 3.0], dtype=torch.float64)
