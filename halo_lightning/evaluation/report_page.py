@@ -13,9 +13,11 @@ from halo_lightning.evaluation.report import Report
 NONE = "–"
 
 STYLE = """\
-body { font-family: system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: 1rem 0; font-size: 0.9rem; }
-th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
+body { font-family: system-ui, sans-serif; margin: 2rem auto; max-width: 78rem; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; margin: 1rem 0; font-size: 0.85rem; }
+th, td { padding: 0.25rem 0.5rem; border-bottom: 1px solid #ddd; text-align: right; }
+th { vertical-align: bottom; }
+td { white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 img { max-width: 100%; }
 .scroll { overflow-x: auto; }
@@ -66,6 +68,7 @@ def interval(low: float, high: float) -> str:
 def print_report(report: Report) -> None:
     """Prints the table of the models and what a reader has to know."""
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
 
     header, rows = models_table(report)
@@ -74,7 +77,8 @@ def print_report(report: Report) -> None:
         table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    Console(width=max(170, Console().width)).print(table)
+    wide = Console(width=10_000)
+    Console(width=Measurement.get(wide, wide.options, table).maximum).print(table)  # no number is cut off
     for note in report.notes:
         print(f"note: {note}")
 

@@ -106,6 +106,7 @@ def test_the_command(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     printed = capsys.readouterr().out
     assert "7B KTO" in printed
     assert "0.824" in printed  # 14 of 17
+    assert "…" not in printed  # no cell is cut off, however narrow the terminal is
     page = (out / "report.html").read_text()
     assert "&lt;SFT&gt; &amp; co" in page
     assert "<SFT>" not in page
