@@ -39,6 +39,7 @@ from halo_lightning.data import FeedbackDataModule
 from halo_lightning.errors import ConfigError
 from halo_lightning.export import MANIFEST, read_manifest
 from halo_lightning.modules import HaloModule
+from halo_lightning.ports import check_port
 from halo_lightning.quiet import quieten
 from halo_lightning.run_folder import LAST, RunFolder
 from halo_lightning.settings import differences, flat
@@ -224,6 +225,7 @@ class HaloCLI(LightningCLI):
         built = super().instantiate_trainer(**kwargs)
         if type(built.strategy.checkpoint_io) is TorchCheckpointIO:
             built.strategy.checkpoint_io = AnyCheckpointIO()
+        check_port(built)
         return built
 
     def after_instantiate_classes(self) -> None:
