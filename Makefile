@@ -6,8 +6,8 @@ STAMP  := $(VENV)/.installed
 # Processes that run tests; each uses one thread.
 WORKERS ?= 2
 
-.PHONY: help venv demo test test-slow test-gpu format lint types unit bench methods archangel-tiny value-lab docs notebooks \
-        pictures clean
+.PHONY: help venv demo test test-slow test-gpu test-lowest format lint types unit bench methods archangel-tiny value-lab \
+        docs notebooks pictures clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
@@ -44,6 +44,22 @@ test-slow: $(EXTRAS_STAMP) ## Run the tests that take minutes.
 
 test-gpu: $(STAMP) ## Run the tests that need a CUDA device.
 	$(BIN)/python -m pytest -m gpu
+
+LOWEST       := .venv-lowest
+LOWEST_STAMP := $(LOWEST)/.installed
+LOWEST_TESTS := tests/test_losses.py tests/test_values.py tests/test_logprobs.py tests/metrics tests/modules/test_modules.py \
+                tests/test_policy.py tests/data/test_datamodules.py
+
+$(LOWEST_STAMP): pyproject.toml constraints-lowest.txt
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt \
+	    -e ".[lora,completion,judge]" hypothesis jsonschema pytest pytest-timeout
+	@touch $@
+
+test-lowest: $(LOWEST_STAMP) ## Run a part of the tests, and a short run, with the lowest versions that are declared.
+	$(LOWEST)/bin/python -m pytest $(LOWEST_TESTS)
+	$(LOWEST)/bin/python cli.py fit --config configs/tiny_kto.yaml --model.policy embedded:small --trainer.max_steps 3 \
+	    --run_dir runs/lowest
 
 BENCH_STAMP := $(VENV)/.bench_installed
 HH ?= ../shared/data/hh-rlhf/harmless-base-test.jsonl.gz
@@ -85,4 +101,4 @@ value-lab: $(STAMP) ## Train with other value functions, and make the page docs/
 	$(BIN)/python cli.py value-lab
 
 clean: ## Remove the environment, caches and runs.
-	rm -rf $(VENV) runs site notebooks/runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) runs site notebooks/runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
