@@ -207,9 +207,10 @@ def command_line(command: str, options: dict[str, Any]) -> str:
 
     Args:
         command: Its name.
-        options: Its options; those that are None or empty are left out.
+        options: Its options; those that are None or an empty list are left out.
     """
-    given = [f"--{name}={json.dumps(value)}" for name, value in options.items() if value]
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in options.items()}
+    given = [f"--{name}={text}" for name, text in texts.items() if options[name] not in (None, [], ())]
     return shlex.join(["python", "cli.py", command, *given])
 
 

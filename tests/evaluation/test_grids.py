@@ -86,3 +86,6 @@ def test_the_command_line_has_what_is_not_the_default() -> None:
     assert command_line("compare", {"seeds": [1, 2], "prompts": None, "arguments": []}) == (
         "python cli.py compare '--seeds=[1, 2]'"
     )
+    assert command_line("recover-value", {"population": 0, "out": "page.md"}) == (
+        "python cli.py recover-value --population=0 --out=page.md"
+    )

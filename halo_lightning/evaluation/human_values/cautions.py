@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 
 from halo_lightning.evaluation.human_values.fitting import Estimate, FittedValue
+from halo_lightning.evaluation.human_values.observations import Pairs
 from halo_lightning.values import ValueFunction
 
 STRETCHED = 2.0
@@ -77,6 +78,11 @@ def cautions(fit: FittedValue, policy: str, feedback: Sequence[str]) -> list[str
         notes.append(
             f"{policy} was trained on this very feedback ({', '.join(same)}): its rewards"
             " repeat the answers, so that α, λ and τ describe the training, and not the people. Take held-out feedback."
+        )
+    if isinstance(fit.likelihood.observations, Pairs) and fit.likelihood.fixed_reference_point is None:
+        notes.append(
+            "pairs show the reference point in the bend of the curve alone: where it is estimated, intervals are too"
+            " narrow in simulations (the command recover-value counts it). Give it where it is known."
         )
     usual = usual_outcomes(fit)
     if usual is None:

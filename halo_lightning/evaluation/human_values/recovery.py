@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,9 @@ from halo_lightning.evaluation.human_values.fitting import Estimate, Intervals, 
 from halo_lightning.evaluation.human_values.observations import Observations
 from halo_lightning.evaluation.human_values.population import fit_population
 from halo_lightning.values import KahnemanTversky
+
+CONFIDENCE = 0.95
+"""Of the intervals that are counted."""
 
 SPREAD = 2.0
 """Standard deviation of the simulated rewards, in units of the noise."""
@@ -57,7 +60,7 @@ class Recovery:
         """The exact 95 % interval of the share of intervals that contain the truth."""
         from scipy.stats import binomtest
 
-        interval = binomtest(self.covered, len(self.estimates)).proportion_ci(0.95, method="exact")
+        interval = binomtest(self.covered, len(self.estimates)).proportion_ci(CONFIDENCE, method="exact")
         return float(interval.low), float(interval.high)
 
 
@@ -122,6 +125,8 @@ rewards by maximum likelihood. Are the estimates right, and do the 95 % interval
 say? In brackets: the exact 95 % interval of the share of intervals that do.
 
 {table}
+
+{conclusion}
 """
 
 SETTINGS: dict[str, tuple[str, bool]] = {
@@ -131,6 +136,18 @@ SETTINGS: dict[str, tuple[str, bool]] = {
     "pairs, z_ref known": ("pairs", True),
     "ratings, z_ref known": ("ratings", True),
 }
+
+
+def conclusion(found: Sequence[tuple[str, Recovery]]) -> str:
+    """Which intervals do not contain the truth as often as they say, by feedback, in words."""
+    narrow: dict[str, list[str]] = {}
+    for feedback, one in found:
+        if one.coverage_interval[1] < CONFIDENCE:
+            narrow.setdefault(feedback, []).append(one.name)
+    if not narrow:
+        return f"No bracket ends below {CONFIDENCE}: nowhere do the simulations show intervals that are too narrow."
+    listed = "; ".join(f"{feedback} ({', '.join(names)})" for feedback, names in narrow.items())
+    return f"The bracket ends below {CONFIDENCE}, so that the intervals are **too narrow**, with {listed}."
 
 
 def recover_values(simulations: int = 100, answers: int = 1000, population: int = 30, out: str | None = None) -> None:
@@ -150,9 +167,11 @@ def recover_values(simulations: int = 100, answers: int = 1000, population: int 
         "|---|---|--:|--:|--:|--:|",
     ]
     print("\n".join(rows), flush=True)
+    found: list[tuple[str, Recovery]] = []
 
     def show(name: str, recoveries: list[Recovery]) -> None:
         for one in recoveries:
+            found.append((name, one))
             low, high = one.quartiles
             ends = "–".join(f"{end:.2f}" for end in one.coverage_interval)
             share = f"{one.covered} of {len(one.estimates)} ({ends})"
@@ -175,6 +194,7 @@ def recover_values(simulations: int = 100, answers: int = 1000, population: int 
             return many_annotators(seed, annotators=population, answers=100, population=people)
 
         show(f"thumbs of {population} annotators", recover(simulate_all, truth, simulations))
+    print(conclusion(found))
     if out is not None:
         options = {
             "simulations": simulations if simulations != 100 else None,
@@ -182,4 +202,5 @@ def recover_values(simulations: int = 100, answers: int = 1000, population: int 
             "population": population if population != 30 else None,
             "out": out,
         }
-        write_text(out, PAGE.format(command=command_line("recover-value", options), table="\n".join(rows)))
+        command = command_line("recover-value", options)
+        write_text(out, PAGE.format(command=command, table="\n".join(rows), conclusion=conclusion(found)))

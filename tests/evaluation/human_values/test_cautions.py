@@ -25,6 +25,14 @@ def fitted(stretch: float) -> FittedValue:
     return fit_value(stretched, reference_point=0.0, intervals="wald")
 
 
+@pytest.mark.parametrize("reference_point", [None, 0.0])
+def test_pairs_whose_reference_point_is_estimated_have_narrow_intervals(reference_point: float | None) -> None:
+    first, second = 2 * torch.randn(2, 300, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    pairs = SimulatedAnnotator(KahnemanTversky(alpha=0.88, lam=2.25)).pairs(first, second, seed=1)
+    notes = cautions(fit_value(pairs, reference_point=reference_point, intervals="none"), "embedded:base", [])
+    assert any("too narrow in simulations" in note for note in notes) == (reference_point is None)
+
+
 def test_stretched_losses_lower_lambda_and_not_the_weight_of_a_usual_loss() -> None:
     plain, stretched = fitted(1.0), fitted(8.0)
     assert plain.estimates["lam"].value == pytest.approx(2.0, rel=0.3)
