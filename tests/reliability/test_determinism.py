@@ -85,7 +85,8 @@ def test_every_method_gives_the_same_bytes(
 ) -> None:
     """The second run finds in its caches what the first one computed, and torch's own switch changes nothing, too."""
     one = fit(tmp_path / "one", method, monkeypatch)
-    shutil.copytree(one / "cache", tmp_path / "two" / "cache")
+    if method.needs_reference:  # others have nothing in a cache
+        shutil.copytree(one / "cache", tmp_path / "two" / "cache")
     two = fit(tmp_path / "two", method, monkeypatch, deterministic=True)
     assert torch.are_deterministic_algorithms_enabled()
     assert unlike(one, two) == []
