@@ -15,7 +15,7 @@ from halo_lightning.adapters import LoRA, add_adapter, has_adapter
 from halo_lightning.caches import cache_folder, content_hash
 from halo_lightning.checkpoints import difference, files_as_json, files_of_json, sha256
 from halo_lightning.errors import ConfigError
-from halo_lightning.files import replaced_folder, write_json
+from halo_lightning.files import replaced_folder
 from halo_lightning.pretrained import load_model, load_tokenizer, model_class
 
 if TYPE_CHECKING:
@@ -72,9 +72,8 @@ def write_export(
             for path in sorted(partial.rglob("*"))
             if path.is_file()
         }
-        write_json(partial / MANIFEST, {"halo_lightning": __version__, **(origin or {}), "files": files_as_json(files)})
-    for name, (_, digest) in files.items():  # who starts from it need not read it all again for `read_manifest`
-        content_hash(Path(folder) / name, cache_folder("hashes"), written_here=digest)
+        manifest = {"halo_lightning": __version__, **(origin or {}), "files": files_as_json(files)}
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
     return Path(folder)
 
 
@@ -92,8 +91,8 @@ def _write_model(folder: Path, model: PreTrainedModel, tokenizer: Any) -> None:
 def read_manifest(folder: str | Path) -> dict[str, Any] | None:
     """The manifest of a finished export, or None where there is no finished export.
 
-    The files of the export are compared with it. It takes no time where this machine wrote or compared them before and
-    nothing has touched them since. A manifest of an earlier version names no files, and nothing is compared.
+    The files of the export are compared with it. It takes no time where this machine compared them before and nothing
+    has touched them since. A manifest of an earlier version names no files, and nothing is compared.
 
     Raises:
         ConfigError: The manifest or one of the files is damaged, or has been changed.
