@@ -411,6 +411,7 @@ class HaloModule(L.LightningModule):
         if state is not None:
             resuming.restore_metrics(self.training_metrics, state["metrics"], here=self.trainer.is_global_zero)
             resuming.restore_random_state(state["random"])
+            resuming.leave_finished_epoch(self.trainer)
 
 
 def is_distributed() -> bool:

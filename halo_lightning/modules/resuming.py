@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loops.fit_loop import RestartStage
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
@@ -77,6 +79,26 @@ def restore_random_state(state: dict[str, Any]) -> None:
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), int(position), int(has_gauss), gauss))
     version, numbers, gauss_next = state["python"]
     random.setstate((version, tuple(numbers), gauss_next))
+
+
+def leave_finished_epoch(trainer: Trainer) -> None:
+    """Lets a run that goes on from the end of an epoch begin the next one, also where `max_steps` ends it.
+
+    With `max_steps` Lightning takes the finished epoch for one to go on with: it would train the first batch of the
+    next one in it, count epochs one short, and validate a second time. Without, it does what is done here.
+
+    Args:
+        trainer: Of a run that was restored from a checkpoint, at the start of training.
+    """
+    loop = trainer.fit_loop
+    if not loop.restarted_on_epoch_end:
+        return
+    loop.epoch_progress.increment_completed()
+    loop._restart_stage = RestartStage.RESUMED_ON_EPOCH_END
+    for inner in (loop.epoch_loop, loop.epoch_loop.val_loop):
+        inner.reset_restart_stage()
+    loop._restarting = False  # the setter leaves it true where `max_steps` is set
+    loop.epoch_loop.restarting = False
 
 
 def check_is_of(notes: dict[str, Any] | None, module: str, config: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from halo_lightning import (
     DPO,
@@ -223,6 +224,24 @@ def test_an_adapter_is_trained_exported_and_resumed(pairs: str, tmp_path: Path) 
         model = AutoModelForCausalLM.from_pretrained(tmp_path / folder)
         torch.testing.assert_close(one_by_one(model, sequences), expected, rtol=1e-3, atol=1e-3)
     assert (one_by_one(load_model("embedded:base"), sequences) - expected).abs().max() > 0.01
+
+
+def test_a_run_of_so_many_steps_goes_on_from_the_end_of_an_epoch(pairs: str, tmp_path: Path) -> None:
+    """Lightning alone would train on in the epoch that is over."""
+
+    def fit(checkpoint: Path | None) -> L.Trainer:
+        L.seed_everything(1, verbose=False)
+        data = PairedDataModule(pairs, batch_size=8, max_length=128, max_prompt_length=64, validation_fraction=0)
+        saved = ModelCheckpoint(tmp_path / "kept", filename="{step}", save_top_k=-1, save_on_train_epoch_end=True)
+        trained = trainer(tmp_path, max_steps=7, max_epochs=-1, callbacks=[saved])
+        trained.fit(DPO("embedded:small"), datamodule=data, ckpt_path=checkpoint)
+        return trained
+
+    whole = fit(None)
+    resumed = fit(tmp_path / "kept" / "step=6.ckpt")  # 48 pairs make 6 batches
+    assert (resumed.current_epoch, resumed.global_step) == (whole.current_epoch, whole.global_step) == (2, 7)
+    for one, two in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert (one == two).all()
 
 
 def test_activation_checkpointing_and_padded_rows_change_nothing(pairs: str, tmp_path: Path) -> None:
