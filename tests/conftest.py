@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 from halo_lightning.data.batches import Sequences, pack
 
@@ -77,9 +78,10 @@ def every_test_draws_the_same_numbers() -> None:
 
 
 @pytest.fixture(autouse=True)
-def what_a_command_silenced_is_heard_again() -> None:
-    """A command that ran in this process before has made a logger quiet, which this test may listen to."""
+def what_a_command_left_behind_is_undone() -> None:
+    """One that ran in this process before has made a logger quiet, and may have had another rank."""
     logging.getLogger("halo_lightning.data").setLevel(logging.NOTSET)
+    rank_zero_only.rank = 0
 
 
 @pytest.fixture

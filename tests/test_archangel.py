@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -157,15 +155,6 @@ def test_a_configuration_is_short(name: str) -> None:
     assert f"#   python cli.py fit --config configs/{name}.yaml" in lines
 
 
-@pytest.fixture
-def as_loud_as_before() -> Iterator[None]:
-    """The command line silences a logger that other tests listen to."""
-    logger = logging.getLogger("halo_lightning.data")
-    level = logger.level
-    yield
-    logger.setLevel(level)
-
-
 class Built(HaloCLI):
     """The command line up to where training would begin, with an SFT stage that is finished."""
 
@@ -211,13 +200,11 @@ def check_model(name: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["sft_kto_llama13b", "ppo_pythia12b"])
-@pytest.mark.usefixtures("as_loud_as_before")
 def test_builds_without_weights(name: str, tmp_path: Path) -> None:
     check_model(name, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CELLS)
-@pytest.mark.usefixtures("as_loud_as_before")
 def test_every_one_builds_without_weights(name: str, tmp_path: Path) -> None:
     check_model(name, tmp_path)

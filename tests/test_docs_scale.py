@@ -21,7 +21,7 @@ from halo_lightning.errors import ConfigError
 from halo_lightning.strategies import FSDP, FSDP2, register_names
 from tests.conftest import REPOSITORY
 from tests.page_blocks import blocks, check
-from tests.test_archangel import Built, as_loud_as_before, shape
+from tests.test_archangel import Built, shape
 
 BLOCKS = [block.code for block in blocks((REPOSITORY / "docs" / "scale.md").read_text())]
 RECORD = """#!{python}
@@ -30,7 +30,6 @@ words = [os.path.basename(sys.argv[0]), *sys.argv[1:]]
 with open({log!r}, "a") as log:
     log.write(json.dumps(words) + "\\n")
 """
-__all__ = ["as_loud_as_before"]
 
 TORCHRUN = {
     **{"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4", "GROUP_RANK": "1"},
@@ -73,7 +72,6 @@ def fits() -> list[str]:
     return [line for line in joined.splitlines() if line.startswith("python cli.py fit")]
 
 
-@pytest.mark.usefixtures("as_loud_as_before")
 @pytest.mark.parametrize("command", [line for line in fits() if "deepspeed" not in line and "offload" not in line])
 def test_a_run_on_one_machine(command: str, tmp_path: Path) -> None:
     (words,) = typed(command, tmp_path)
@@ -111,7 +109,6 @@ def test_names_of_the_strategies() -> None:
     assert StrategyRegistry.get("fsdp2_cpu_offload").cpu_offload is True
 
 
-@pytest.mark.usefixtures("as_loud_as_before")
 def test_torchrun_on_two_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (block,) = (code for code in BLOCKS if "torchrun" in code)
     (words,) = typed(block, tmp_path)
@@ -127,7 +124,6 @@ def test_torchrun_on_two_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (environment.main_address, environment.main_port) == ("node1", 29500)
 
 
-@pytest.mark.usefixtures("as_loud_as_before")
 def test_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (block,) = (code for code in BLOCKS if "sbatch" in code)
     assert typed(block, tmp_path) == [["sbatch", "train.sbatch"]]
