@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import tempfile
+from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -78,10 +79,19 @@ def every_test_draws_the_same_numbers() -> None:
 
 
 @pytest.fixture(autouse=True)
-def what_a_command_left_behind_is_undone() -> None:
-    """One that ran in this process before has made a logger quiet, and may have had another rank."""
-    logging.getLogger("halo_lightning.data").setLevel(logging.NOTSET)
-    rank_zero_only.rank = 0
+def what_a_command_leaves_behind_is_undone() -> Iterator[None]:
+    """One that ran in this process makes a logger quiet, and may have had another rank.
+
+    Undone before a test, since a fixture of a whole file may have run a command, and after it, before the next such.
+    """
+
+    def undo() -> None:
+        logging.getLogger("halo_lightning.data").setLevel(logging.NOTSET)
+        rank_zero_only.rank = 0
+
+    undo()
+    yield
+    undo()
 
 
 @pytest.fixture
