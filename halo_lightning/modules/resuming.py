@@ -85,7 +85,7 @@ def leave_finished_epoch(trainer: Trainer) -> None:
     """Lets a run that goes on from the end of an epoch begin the next one, also where `max_steps` ends it.
 
     With `max_steps` Lightning takes the finished epoch for one to go on with: it would train the first batch of the
-    next one in it, count epochs one short, and validate a second time. Without, it does what is done here.
+    next one in it, and count epochs one short. Without, it does what is done here.
 
     Args:
         trainer: Of a run that was restored from a checkpoint, at the start of training.
