@@ -234,7 +234,10 @@ def finish_batch(tokenizer: Any, rendered: Rendered, tokenized: list[Any]) -> li
 
 
 def encode_prompts(
-    tokenizer: Any, prompts: Sequence[Conversation], tools: Sequence[Any] | None = None
+    tokenizer: Any,
+    prompts: Sequence[Conversation],
+    tools: Sequence[Any] | None = None,
+    template_options: Sequence[dict[str, Any] | None] | None = None,
 ) -> list[list[int]]:
     """The tokens of prompts alone, up to where a completion starts, as a model continues them.
 
@@ -242,11 +245,12 @@ def encode_prompts(
         tokenizer: A Hugging Face tokenizer that went through `prepare_tokenizer`.
         prompts: What is to be answered.
         tools: The tools that each prompt offers, for the chat template; None where it offers none.
+        template_options: What else the chat template is given for each prompt, by name; None for nothing.
 
     Raises:
         RenderingError: The chat template refuses a conversation.
     """
-    offered = _template_arguments(len(prompts), tools, None)
+    offered = _template_arguments(len(prompts), tools, template_options)
     texts = _render_all(tokenizer, prompts, range(len(prompts)), offered, generation=True)
     encoded: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
     return encoded

@@ -85,6 +85,7 @@ def as_read(
     room: int | None,
     *,
     tools: Sequence[Any] | None = None,
+    template_options: Sequence[dict[str, Any] | None] | None = None,
 ) -> Prompts:
     """Renders, tokenises and, where there is no room for it, cuts prompts at their start.
 
@@ -97,9 +98,10 @@ def as_read(
         sampling: Its seed is used.
         room: The most tokens that a prompt may have; None is no limit.
         tools: The tools that each prompt offers, for the chat template.
+        template_options: What else the chat template is given for each prompt, by name.
     """
     conversations: list[Any] = [tuple(prompt) for prompt in prompts]
-    encoded = encode_prompts(tokenizer, conversations, tools)
+    encoded = encode_prompts(tokenizer, conversations, tools, template_options)
     cut = frozenset(number for number, ids in enumerate(encoded) if room is not None and len(ids) > room)
     if cut and room is not None:
         tail = generation_tail(tokenizer)

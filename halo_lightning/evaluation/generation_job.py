@@ -73,7 +73,9 @@ class GenerationJob:
 
     def settings(self, origin: Any) -> dict[str, Any]:
         """Everything that the completions depend on."""
-        texts = [[question.id, question.chosen, question.tools] for question in self.questions]
+        texts = [
+            [question.id, question.chosen, question.tools, question.template_options] for question in self.questions
+        ]
         digest = hashlib.blake2b(json.dumps(texts).encode(), digest_size=16).hexdigest()
         return {
             "policy": self.policy,
@@ -114,16 +116,25 @@ class GenerationJob:
         encoded = tokenizer([question.chosen for question in self.questions], add_special_tokens=False)
         return [len(ids) + 1 for ids in encoded["input_ids"]]
 
+    def read(self, tokenizer: Any, room: int | None) -> Prompts:
+        """The prompts as the model reads them: as training has rendered them."""
+        return as_read(
+            tokenizer,
+            [question.prompt for question in self.questions],
+            self.sampling,
+            room,
+            tools=[question.tools for question in self.questions],
+            template_options=[question.template_options for question in self.questions],
+        )
+
     def sampled(self, tokenizer: Any, done: Collection[int]) -> Iterator[tuple[Prompts, list[tuple[int, Generation]]]]:
         """The batches that are not done, as the backend samples them."""
-        conversations = [question.prompt for question in self.questions]
-        tools = [question.tools for question in self.questions]
         if self.backend == "vllm":
             from halo_lightning.evaluation.vllm_backend import sample_with_vllm
 
             path = resolve_path(self.policy)
             room = room_for_prompts(context_of(_config_of(self.policy)), self.sampling)
-            prompts = as_read(tokenizer, conversations, self.sampling, room, tools=tools)
+            prompts = self.read(tokenizer, room)
             for batch in sample_with_vllm(
                 path,
                 tokenizer,
@@ -139,7 +150,7 @@ class GenerationJob:
             return
         model = load_model(self.policy, dtype=self.used_dtype).to(self.device)  # type: ignore[arg-type]
         room = room_for_prompts(context_of(model.config), self.sampling)
-        prompts = as_read(tokenizer, conversations, self.sampling, room, tools=tools)
+        prompts = self.read(tokenizer, room)
         for batch in sample_batches(model, tokenizer, prompts, self.sampling, batch_size=self.batch_size, done=done):
             yield prompts, batch
 

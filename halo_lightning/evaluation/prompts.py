@@ -29,11 +29,13 @@ class Question:
         prompt: The conversation.
         chosen: The completion that a human chose, out of two perhaps: it can be improved upon.
         tools: What the chat template is told of.
+        template_options: What else it is given by name.
     """
 
     prompt: Conversation
     chosen: str
     tools: tuple[dict[str, Any], ...] | None = None
+    template_options: dict[str, Any] | None = None
 
     @property
     def id(self) -> str:
@@ -93,7 +95,8 @@ def read_questions(
         digest = hashlib.blake2b(f"{seed}\n{prompt_key(example.prompt)}".encode(), digest_size=16).digest()
         if digest in taken or (len(taken) == count and digest > largest[0][1]):
             continue
-        taken[digest] = (place, Question(example.prompt, _chosen(example), example.tools))
+        question = Question(example.prompt, _chosen(example), example.tools, example.template_options)
+        taken[digest] = (place, question)
         heapq.heappush(largest, (_reversed(digest), digest))
         if len(taken) > count:
             del taken[heapq.heappop(largest)[1]]

@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 
 from halo_lightning import PairedDataModule, SFTDataModule, UnaryDataModule
+from halo_lightning.callbacks.samples import first_prompts
 from halo_lightning.data.preparation import held_out_by_prompt
 from halo_lightning.errors import ConfigError, DataError
+from halo_lightning.evaluation.generation_job import GenerationJob
 from halo_lightning.evaluation.prompts import held_out_questions, read_questions
+from halo_lightning.evaluation.sampling import Sampling
+from halo_lightning.pretrained import load_tokenizer
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -124,3 +128,26 @@ def test_the_embedded_prompts_for_evaluation() -> None:
     assert not {question.id for question in questions} & {question.id for question in trained}
     with pytest.raises(ConfigError, match="309"):
         read_questions(["embedded:held_out?examples=310"], 512, 1)
+
+
+def test_a_prompt_is_read_as_training_has_read_it(tmp_path: Path) -> None:
+    """With the tools of its row, and with what else the row gives the chat template."""
+    tokenizer = load_tokenizer("embedded:base")
+    told = "{% if effort %}{{ effort }} {% endif %}{% for tool in tools or [] %}{{ tool.name }} {% endfor %}"
+    tokenizer.chat_template = told + tokenizer.chat_template
+    extra: list[dict[str, Any]] = [
+        {"chat_template_kwargs": {"effort": "low"}},
+        {"tools": [{"name": "add"}]},
+        {},
+        {"tools": [{"name": "add"}], "chat_template_kwargs": {"effort": "high"}},
+    ]
+    path = write(
+        tmp_path / "rows.jsonl", [{"prompt": f"p{n}", "completion": "yes", **more} for n, more in enumerate(extra)]
+    )
+    data = SFTDataModule(path, tokenizer=tokenizer, validation_fraction=0.0)
+    data.setup()
+    trained, _ = first_prompts(data.train_dataset, 4)
+    job = GenerationJob("", "", "", read_questions([path], 10, 1), Sampling(), 4, "cpu", None, "transformers", {})
+    read = job.read(tokenizer, None).tokens
+    assert read == trained
+    assert len({len(tokens) for tokens in read}) > 1
