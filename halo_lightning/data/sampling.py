@@ -169,11 +169,13 @@ class EpochBatchSampler(BatchSampler):
 class BalancedBatchSampler(BatchSampler):
     """Batches of unary feedback with as many desirable as undesirable examples, in turns, on every process.
 
-    Each class is an endless sequence of newly shuffled rounds, every round each of its examples once, and an epoch
-    takes the next part of both. With `oversample` an epoch is as long as the larger class: every example of that
-    class is seen once, and those of the smaller one over again. With `undersample` it is as long as the smaller
-    class, and the rest of the larger one waits for the next epoch. The rounds go on from epoch to epoch, so that any
-    two examples of a class have been seen equally often, give or take one.
+    Each class is an endless sequence in which all of its examples come before one comes again, and an epoch takes the
+    next part of both. So any two examples of a class have been seen equally often, give or take one.
+
+    With `oversample` an epoch is as long as the larger class: every example of that class is seen once, and those of
+    the smaller one over again. With `undersample` it is as long as the smaller class, no example is in it twice, and
+    the rest of the larger one waits for the next epoch. Where the last global batch does not divide by the number of
+    its parts, the smaller class has nothing but examples of this epoch to fill it with.
 
     Args:
         desirable: bool `[examples]`.
@@ -233,8 +235,8 @@ class BalancedBatchSampler(BatchSampler):
 
     def _batches(self, epoch: int, start: int) -> Iterator[list[int]]:
         half = self.global_batch_size // 2
-        # A few more than `each`, for a last global batch that does not divide by the number of its parts.
-        desirable, undesirable = (self._part(which, epoch * self.each, self.each + self.parts - 1) for which in (0, 1))
+        part = self._part_of_rounds if self.balance == "oversample" else self._part_of_a_circle
+        desirable, undesirable = part(0, epoch), part(1, epoch)
         if self.lengths is not None:
             for sequence in (desirable, undesirable):
                 alike = np.random.default_rng([self.seed, 2, epoch])
@@ -243,15 +245,29 @@ class BalancedBatchSampler(BatchSampler):
             first, end = self._share(self.each, half, batch)
             yield np.stack([desirable[first:end], undesirable[first:end]], axis=1).reshape(-1).tolist()
 
-    def _part(self, which: int, start: int, length: int) -> Indices:
-        """A part of the endless sequence of a class."""
-        members = self.classes[which]
+    def _part_of_rounds(self, which: int, epoch: int) -> Indices:
+        """The part of a class that an epoch takes of rounds which are shuffled anew, one after the other.
+
+        It is a few longer than the epoch, for a last global batch that does not divide by the number of its parts.
+        """
+        members, start, length = self.classes[which], epoch * self.each, self.each + self.parts - 1
         rounds = range(start // len(members), (start + length - 1) // len(members) + 1)
         sequence = np.concatenate(
             [np.random.default_rng([self.seed, which, number]).permutation(members) for number in rounds]
         )
         offset = start - rounds[0] * len(members)
         return sequence[offset : offset + length]
+
+    def _part_of_a_circle(self, which: int, epoch: int) -> Indices:
+        """The same of one shuffled order that is gone round and round; the part itself is shuffled anew.
+
+        Two rounds that were shuffled independently could meet in an epoch, with the same example in both of them.
+        """
+        members, start, length = self.classes[which], epoch * self.each, self.each + self.parts - 1
+        circle = np.random.default_rng([self.seed, 3, which]).permutation(members)
+        part: Indices = circle.take(range(start, start + length), mode="wrap")
+        part[: self.each] = np.random.default_rng([self.seed, which, epoch]).permutation(part[: self.each])
+        return part
 
 
 def grouped(order: Indices, lengths: NDArray[Any], batch: int, parts: int, random: np.random.Generator) -> Indices:

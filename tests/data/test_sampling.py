@@ -179,6 +179,26 @@ def test_undersampling_takes_another_part_in_the_next_epoch() -> None:
     assert set().union(*epochs) == set(range(40))
 
 
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("counts", [(10, 7), (7, 10), (100, 9), (12, 12)])
+def test_undersampling_repeats_nothing_where_the_larger_class_starts_again(counts: tuple[int, int], world: int) -> None:
+    data = labels(*counts)
+    larger, smaller = sorted((np.flatnonzero(data), np.flatnonzero(~data)), key=len, reverse=True)
+    seen = Counter[int]()
+    for number in range(40):
+        epoch = Counter(flat(balanced(number, data, 2, world, balance="undersample")))
+        fill = epoch.total() // 2 - len(smaller)  # for a last global batch that does not divide
+        assert 0 <= fill < world
+        if len(smaller) + fill <= len(larger):
+            assert {epoch[example] for example in larger} <= {0, 1}
+        assert (epoch - Counter(smaller.tolist() + larger.tolist())).total() <= 2 * fill
+        assert set(smaller) <= set(epoch)
+        seen += epoch
+    if len(smaller) % world == 0:
+        counts_of_larger = {seen[example] for example in larger}
+        assert max(counts_of_larger) - min(counts_of_larger) <= 1
+
+
 @pytest.mark.parametrize("world", [2, 3])
 def test_balanced_global_batches_do_not_depend_on_the_number_of_processes(world: int) -> None:
     data = labels(25, 11)
