@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,6 +67,8 @@ def halo(work: Work, folder: Path, **options: Any) -> Measured:
     }
     if work.method != "sft":
         settings["beta"] = BETA
+    if work.lora:
+        settings["lora"] = {"rank": work.lora, "alpha": 2 * work.lora}
     watch = Watch()
     module = {"dpo": DPO, "kto": KTO, "sft": SFT}[work.method](str(folder / "model"), **settings, **options)
     trainer = L.Trainer(
@@ -142,10 +145,31 @@ def trl(work: Work, folder: Path, *, best: bool) -> Measured:
         train_dataset=Dataset.from_list([row for batch in batches for row in columns(batch)]),
         processing_class=AutoTokenizer.from_pretrained(folder / "model"),
         callbacks=[Watch()],
+        peft_config=adapter(work) if work.lora else None,
     )
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return Measured(losses, ends, times["started"] - before if best and work.method != "sft" else 0.0)
+
+
+def adapter(work: Work) -> Any:
+    """The adapter of everybody, in peft's words."""
+    from peft import LoraConfig
+
+    return LoraConfig(r=work.lora, lora_alpha=2 * work.lora, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def seed_adapters() -> None:
+    """Lets every new adapter of this process begin with the same weights: who draws more before it, draws others."""
+    import peft
+
+    original = peft.get_peft_model
+
+    def seeded(*arguments: Any, **options: Any) -> Any:
+        torch.manual_seed(0)
+        return original(*arguments, **options)
+
+    peft.get_peft_model = seeded
 
 
 def dpo_columns(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -175,7 +199,7 @@ def sft_columns(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def straightforward(work: Work, folder: Path) -> Measured:
-    """What one writes first: padded rows, all logits in float32, a frozen reference."""
+    """What one writes first: padded rows, all logits in float32, a frozen reference, or the adapter switched off."""
     from transformers import AutoModelForCausalLM
 
     def load() -> Any:
@@ -195,21 +219,26 @@ def straightforward(work: Work, folder: Path) -> Measured:
         return (all_logps * mask).sum(-1), mask.sum(-1)
 
     model = load().train()
-    reference = None if work.method == "sft" else load().eval().requires_grad_(False)
+    if work.lora:
+        import peft
+
+        model = peft.get_peft_model(model, adapter(work))
+    reference = None if work.method == "sft" or work.lora else load().eval().requires_grad_(False)
     loss_of = dpo if work.method == "dpo" else kto
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
     losses, ends = [], []
     for batch in json.loads((folder / "batches.json").read_text()):
         policy_logps, tokens = logps(model, batch)
-        if reference is None:
+        if work.method == "sft":
             loss = sft(policy_logps, tokens)
         else:
-            with torch.no_grad():
-                reference_logps, _ = logps(reference, batch)
+            with torch.no_grad(), model.disable_adapter() if work.lora else nullcontext():
+                reference_logps, _ = logps(reference or model, batch)
             loss = loss_of(policy_logps - reference_logps, [row["label"] for row in batch])
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        torch.nn.utils.clip_grad_norm_(trained, CLIP)
         optimizer.step()
         losses.append(float(loss.detach()))
         ends.append(now(work.device))

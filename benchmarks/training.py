@@ -205,14 +205,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peak-tflops", type=float, help="of the GPU, for the model FLOP utilisation")
     parser.add_argument("--name", help="of the table; by default made from the work")
-    for name, kind in (("shape", str), ("batch", int), ("steps", int), ("max_length", int), ("dtype", str)):
+    for name, kind in (
+        ("shape", str),
+        ("batch", int),
+        ("steps", int),
+        ("max_length", int),
+        ("lora", int),
+        ("dtype", str),
+    ):
         parser.add_argument(f"--{name}", type=kind, default=getattr(Work, name))
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
     base = Work(**{name: value for name, value in vars(options).items() if name in Work.__dataclass_fields__})
     for method in options.methods:
         work = replace(base, method=method)
-        name = options.name or "_".join(map(str, (method, work.shape, work.device, *(["alone"] * options.alone))))
+        name = options.name or "_".join(
+            map(str, (method, work.shape, work.device, *(["lora"] * bool(work.lora)), *(["alone"] * options.alone)))
+        )
         contenders = [OURS, *ALONE] if options.alone else options.contenders
         runs = measure(work, contenders, options.rounds, options.data, options.work / name)
         text = [

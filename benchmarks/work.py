@@ -56,6 +56,7 @@ class Work:
         dtype: Of the weights: `float32` or `bfloat16`.
         device: `cpu` or `cuda`.
         long_rows: Whether each row is made of many, and cut to `max_length`: half prompt, half completion.
+        lora: Rank of the adapter that is trained on all linear layers; 0 trains the weights.
     """
 
     method: str = "dpo"
@@ -66,6 +67,7 @@ class Work:
     dtype: str = "float32"
     device: str = "cpu"
     long_rows: bool = False
+    lora: int = 0
 
     @property
     def model_shape(self) -> Shape:

@@ -15,11 +15,13 @@ def main(contender: str, folder: Path) -> None:
 
     import torch
 
-    from benchmarks.contenders import CONTENDERS
+    from benchmarks.contenders import CONTENDERS, seed_adapters
     from benchmarks.work import Work
 
     warnings.filterwarnings("ignore")
     work = Work(**json.loads((folder / "work.json").read_text()))
+    if work.lora:
+        seed_adapters()
     measured = CONTENDERS[contender](work, folder)
     on_cpu = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     peak = torch.cuda.max_memory_allocated() if work.device == "cuda" else on_cpu

@@ -26,9 +26,9 @@ def hh_file(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("method", ["dpo", "kto"])
-def test_losses_of_this_package_are_those_of_straightforward_pytorch(method: str, tmp_path: Path) -> None:
-    work = Work(method=method, shape="32,2,2,64,600", batch=4, steps=3, max_length=64)
+@pytest.mark.parametrize(("method", "lora"), [("dpo", 0), ("kto", 0), ("dpo", 4)])
+def test_losses_of_this_package_are_those_of_straightforward_pytorch(method: str, lora: int, tmp_path: Path) -> None:
+    work = Work(method=method, shape="32,2,2,64,600", batch=4, steps=3, max_length=64, lora=lora)
     prepare(work, hh_file(tmp_path), tmp_path / "work")
     losses = []
     for contender in (OURS, "straightforward PyTorch"):
