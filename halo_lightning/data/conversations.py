@@ -168,7 +168,11 @@ def _parse_message(row: Row, key: str, message: Any, number: int) -> Message:
     if calls and content is None:  # a turn that only calls tools says nothing
         content = ""
     if not isinstance(content, str):
-        raise problem(row, key, f"found {describe(content)} as the content of message {number}, expected a string")
+        raise problem(
+            row,
+            key,
+            f"found {describe(content)} as the content of message {number}, expected a string or parts of text",
+        )
     parsed = Message(role=role, content=content)
     if calls:
         if role != "assistant" or not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
@@ -245,8 +249,7 @@ def parse_template_options(row: Row) -> dict[str, Any] | None:
     for name in value:
         if name in _SET_HERE:
             raise problem(row, TEMPLATE_OPTIONS, f"found {name!r} in it, which is not for a row to set")
-    # In a table every row has every name, and null where it has no value.
-    return {name: one for name, one in value.items() if one is not None or row.kind != "table"} or None
+    return value or None
 
 
 def parse_prompt(row: Row, key: str = "prompt") -> Conversation:

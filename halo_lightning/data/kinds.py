@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, NoReturn
 
 from halo_lightning.data.feedback import Feedback, is_text
-from halo_lightning.data.sources.rows import Row, found_keys
-from halo_lightning.errors import DataError
+from halo_lightning.data.sources.rows import Row, found_keys, problem
 
 _DESCRIPTION: dict[str, str] = {
     "sft": "demonstrations (prompt and completion, or messages, or text)",
@@ -35,11 +34,26 @@ def sniff(values: dict[str, Any], *, scores_are_labels: bool = False) -> Feedbac
     if "chosen" in keys and "rejected" in keys:
         return "paired"
     if "completions" in keys:
-        return "rated"
+        return None if _is_stepwise(values) else "rated"
     whole = "messages" in keys
     if (whole or "completion" in keys) and ("label" in keys or (scores_are_labels and "score" in keys)):
         return "unary"
     return "sft" if whole or ("prompt" in keys and "completion" in keys) or is_text(values) else None
+
+
+def _is_stepwise(values: dict[str, Any]) -> bool:
+    """Whether a row is of TRL's stepwise supervision: the steps of one completion, each with a label."""
+    steps, labels = values.get("completions"), values.get("labels")
+    return isinstance(labels, list) and isinstance(steps, list) and not any(isinstance(step, dict) for step in steps)
+
+
+def _lacking(values: dict[str, Any]) -> str:
+    """What a row of no kind of feedback lacks, where it is clear what else it is."""
+    if _is_stepwise(values):
+        return "; it is stepwise supervision, whose steps have to be joined into one completion with one label"
+    if "prompt" in values:
+        return "; it is a prompt alone, and nothing that answers it is there to learn from"
+    return ""
 
 
 def check_kind(row: Row, found: str | None, wanted: Feedback) -> NoReturn:
@@ -50,12 +64,10 @@ def check_kind(row: Row, found: str | None, wanted: Feedback) -> NoReturn:
     """
     expected = ", or ".join(_DESCRIPTION[kind] for kind in READABLE[wanted])
     if found is None:
-        raise DataError(f"found the keys {found_keys(row)}, expected {expected}", file=row.file, line=row.line)
+        raise problem(row, None, f"found the keys {found_keys(row)}, expected {expected}{_lacking(row.values)}")
     hint = ""
     if wanted == "unary":
         hint = "; if it is meant to be unary feedback, its key 'label' (true or false) is missing"
         if "score" in row.values:
             hint += ", or its source has to say from which score on a completion is desirable (label.threshold)"
-    raise DataError(
-        f"found {_DESCRIPTION[found]}, expected {expected}: {_READ_BY[found]}{hint}", file=row.file, line=row.line
-    )
+    raise problem(row, None, f"found {_DESCRIPTION[found]}, expected {expected}: {_READ_BY[found]}{hint}")

@@ -199,8 +199,6 @@ def test_what_a_row_gives_the_template_by_name() -> None:
     assert parse_unary(row(**GOOD)).template_options is None
     options = {"enable_thinking": False, "date": None}
     assert parse_unary(row(**GOOD, chat_template_kwargs=options)).template_options == options
-    table = row(**GOOD, chat_template_kwargs=options)._replace(kind="table")
-    assert parse_unary(table).template_options == {"enable_thinking": False}
 
 
 @pytest.mark.parametrize(

@@ -41,12 +41,12 @@ def _rows_of_path(path: str, source: Source, bad: BadRows) -> Iterator[Row]:
         yield from _at_least_one(embedded_rows(path), path, bad)
         return
     if path.startswith(HUB):
-        yield from _at_least_one(hub_rows(path, source.name, source.data_dir, source.split), path, bad)
+        yield from _at_least_one(hub_rows(path, source.name, source.data_dir, source.split, bad), path, bad)
         return
     _refuse_settings(path, source, "name")
     folder = Path(path).expanduser() / (source.data_dir or "")
     if is_saved_dataset(folder):
-        yield from _at_least_one(saved_rows(folder, path, source.split), path, bad)
+        yield from _at_least_one(saved_rows(folder, path, source.split, bad), path, bad)
         return
     for file, name in find_files(path, source.split, source.data_dir):
         yield from _at_least_one(_rows_of_file(file, name, bad), name, bad)

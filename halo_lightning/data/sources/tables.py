@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -74,23 +74,65 @@ def _arrow_rows(batches: Callable[[], Iterator[Any]], name: str, what: str, bad:
 def _values(batch: Any, name: str, before: int, bad: BadRows) -> Iterable[dict[str, Any] | None]:
     """The rows of a batch; None for one that cannot be used."""
     try:
-        batch.validate(full=True)  # a damaged file may point anywhere in memory, and be believed
-        return batch.to_pylist()
-    except (UnicodeDecodeError, ValueError, OverflowError):
+        return _read(batch)
+    except _UNREADABLE:
         return _values_one_by_one(batch, name, before, bad)
+
+
+_UNREADABLE = (UnicodeDecodeError, ValueError, OverflowError, RecursionError)
+
+
+def _read(batch: Any) -> list[dict[str, Any]]:
+    """The rows of a batch, if all of them can be used."""
+    batch.validate(full=True)  # a damaged file may point anywhere in memory, and be believed
+    rows: list[dict[str, Any]] = batch.to_pylist()
+    for column in batch.schema:
+        plain = _plain_values(column.type)
+        if plain is not None:
+            for row in rows:
+                row[column.name] = plain(row[column.name])
+    return rows
+
+
+def _plain_values(kind: Any) -> Callable[[Any], Any] | None:
+    """What makes the values of a type those that JSON would have; None where they are those already.
+
+    In a table every object has every name that any of them has, and null for what it does not have: those names are
+    left out. And `datasets` writes objects that differ (arguments of tools, say) as texts, and calls them JSON.
+    """
+    import pyarrow as pa
+
+    if getattr(kind, "extension_name", None) == "arrow.json":
+        return lambda value: None if value is None else json.loads(value)
+    if pa.types.is_struct(kind):
+        fields = {field.name: _plain_values(field.type) or _as_it_is for field in kind}
+        return lambda value: value and {name: fields[name](one) for name, one in value.items() if one is not None}
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        element = _plain_values(kind.value_type)
+        return element and (lambda value: value and [element(one) for one in value])
+    return None
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def _values_one_by_one(batch: Any, name: str, before: int, bad: BadRows) -> Iterator[dict[str, Any] | None]:
     for index in range(batch.num_rows):
         row = batch.slice(index, 1)
         try:
-            row.validate(full=True)
-            (values,) = row.to_pylist()
-        except (UnicodeDecodeError, ValueError, OverflowError) as error:
+            (values,) = _read(row)
+        except _UNREADABLE as error:
             if "offset" in str(error).lower():  # the table itself is damaged, not a value in it
                 raise
             found = f"found a value that cannot be read ({excerpt(str(error), 200)})"
-            bad.refuse(DataError(f"{found}, expected text in UTF-8", file=name, line=RowNumber(before + index + 1)))
+            bad.refuse(
+                DataError(
+                    f"{found}, expected text in UTF-8, or JSON where its column is of JSON",
+                    file=name,
+                    line=RowNumber(before + index + 1),
+                )
+            )
             values = None
         yield values
 
@@ -100,17 +142,19 @@ def is_saved_dataset(folder: Path) -> bool:
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
-def saved_rows(folder: Path, name: str, split: str | None) -> Iterator[Row]:
+def saved_rows(folder: Path, name: str, split: str | None, bad: BadRows) -> Iterator[Row]:
     """The rows of a data set, or of one split of several, that `datasets` saved."""
     import datasets
 
     data = _load(name, lambda: datasets.load_from_disk(str(folder)))
-    return _dataset_rows(_one_split(data, name, split), name)
+    return _dataset_rows(_one_split(data, name, split), name, bad)
 
 
-def hub_rows(source: str, configuration: str | None, data_dir: str | None, split: str | None) -> Iterator[Row]:
+def hub_rows(
+    source: str, configuration: str | None, data_dir: str | None, split: str | None, bad: BadRows
+) -> Iterator[Row]:
     """The rows of a data set of the hub, which `datasets` downloads once and keeps in its cache."""
-    return _dataset_rows(_hub_data(source, configuration, data_dir, split), source)
+    return _dataset_rows(_hub_data(source, configuration, data_dir, split), source, bad)
 
 
 def hub_fingerprint(source: str, configuration: str | None, data_dir: str | None, split: str | None) -> str:
@@ -153,8 +197,5 @@ def _one_split(data: Any, name: str, split: str | None) -> Any:
     return data[split]
 
 
-def _dataset_rows(data: Any, name: str) -> Iterator[Row]:
-    numbers = itertools.count(1)
-    for batch in data.with_format(None).iter(batch_size=_BATCH):
-        for values in zip(*batch.values(), strict=True):
-            yield Row(dict(zip(batch, values, strict=True)), name, RowNumber(next(numbers)), "table")
+def _dataset_rows(data: Any, name: str, bad: BadRows) -> Iterator[Row]:
+    return _arrow_rows(lambda: data.with_format("arrow").iter(batch_size=_BATCH), name, "Arrow", bad)
