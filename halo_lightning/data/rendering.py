@@ -32,6 +32,7 @@ from halo_lightning.data.conversations import (
     called_names,
     text_of,
 )
+from halo_lightning.data.templates import TemplateLimitError, bound_templates
 from halo_lightning.data.turns import LostTurnError, assistant_spans, common, contains, turn_start
 from halo_lightning.errors import ConfigError, DataError
 
@@ -96,6 +97,7 @@ def prepare_tokenizer(tokenizer: Any) -> Any:
     Raises:
         ConfigError: The tokenizer has no end-of-sequence token, so a completion could not be taught to end.
     """
+    bound_templates(trusted=(DEFAULT_CHAT_TEMPLATE, BOS_PREFIX + DEFAULT_CHAT_TEMPLATE))
     if tokenizer.eos_token_id is None:
         raise ConfigError(
             f"the tokenizer {_name(tokenizer)} has no end-of-sequence token: a model would never learn to stop."
@@ -261,7 +263,7 @@ def generation_tail(tokenizer: Any) -> int:
     ends = []
     for content in ("1", "a b"):
         try:
-            text = _render(tokenizer, (Message(role="user", content=content),), 0, generation=True)
+            text = render_text(tokenizer, (Message(role="user", content=content),), 0, generation=True)
         except RenderingError:  # a template that wants more than one turn of the user
             return 0
         ends.append(tokenizer(text, add_special_tokens=False)["input_ids"][::-1])
@@ -290,26 +292,44 @@ def _render_all(
         try:
             texts: list[str] = tokenizer.apply_chat_template(chosen, tokenize=False, add_generation_prompt=generation)
             return texts
+        except TemplateLimitError as error:
+            raise TemplateLimitError(f"{_name(tokenizer)}: {error}") from error
         except Exception:  # which one, and what to say of it, is found out below
             pass
     return [
-        _render(tokenizer, conversations[position], position, offered[position], generation=generation)
+        render_text(tokenizer, conversations[position], position, offered[position], generation=generation)
         for position in positions
     ]
 
 
-def _render(
+def render_text(
     tokenizer: Any,
-    messages: Conversation,
-    position: int,
+    messages: Sequence[Any],
+    position: int = 0,
     offered: dict[str, Any] | None = None,
     *,
     generation: bool = False,
 ) -> str:
+    """The text of a conversation.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer with a chat template.
+        messages: The conversation.
+        position: Which one of several it is, for the error.
+        offered: What else the chat template is given.
+        generation: Whether the text is to end where a turn of the assistant starts.
+
+    Raises:
+        RenderingError: The chat template refuses the conversation.
+        TemplateLimitError: It takes too much time or memory.
+    """
+    bound_templates()
     try:
         return tokenizer.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=generation, **(offered or {})
         )
+    except TemplateLimitError as error:
+        raise TemplateLimitError(f"{_name(tokenizer)}: {error}") from error
     except Exception as error:  # a template is a program of somebody else, and can fail in any way
         roles = ", ".join(message["role"] for message in messages)
         raise RenderingError(
@@ -336,7 +356,7 @@ def _all_turns(tokenizer: Any, messages: Conversation, whole: str, position: int
     """The characters at which the assistant's turns start and end, in turn, without the end of the last one."""
 
     def render(part: Conversation, generation: bool) -> str:
-        return _render(tokenizer, part, position, offer, generation=generation)
+        return render_text(tokenizer, part, position, offer, generation=generation)
 
     try:
         spans = assistant_spans(messages, whole, render)

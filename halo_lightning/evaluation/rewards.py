@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from halo_lightning.data.rendering import render_text
 from halo_lightning.pretrained import load_model, load_tokenizer
 
 
@@ -31,7 +32,7 @@ class RewardScorer:
     def score(self, prompts: Sequence[Sequence[dict[str, str]]], completions: Sequence[str]) -> torch.Tensor:
         """r_φ(x, y) of each prompt (a list of messages) with its completion, float32 `[N]`."""
         texts = [
-            self.tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": completion}], tokenize=False)
+            render_text(self.tokenizer, [*prompt, {"role": "assistant", "content": completion}])
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
         rewards = []

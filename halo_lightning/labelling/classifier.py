@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from halo_lightning.data.rendering import render_text
 from halo_lightning.errors import ConfigError
 from halo_lightning.labelling.items import Item
 from halo_lightning.labelling.scorers import Keep, Scored, Scorer, batched, scored
@@ -59,7 +60,7 @@ class ClassifierScorer(Scorer):
     def _tokens(self, item: Item) -> dict[str, list[int]]:
         if self.tokenizer.chat_template:
             messages = [*item.prompt, {"role": "assistant", "content": item.completion}]
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False)
+            text = render_text(self.tokenizer, messages)
             return dict(self.tokenizer(text, add_special_tokens=False))
         return dict(self.tokenizer(plain_text(item), item.completion))
 

@@ -283,6 +283,7 @@ MODELS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a template with a shell": (template("{{ cycler.__init__.__globals__.os.popen('touch executed') }}"), "unsafe"),
     "a template with a file": (template("{% include '/etc/passwd' %}"), "cannot render"),
     "a template without end": (template("{% for i in range(10**9) %}x{% endfor %}"), "Range too big"),
+    "a template that multiplies": (template("{{ messages[0].content * 10**10 }}"), "more than any template needs"),
 }
 
 
