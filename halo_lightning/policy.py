@@ -36,7 +36,7 @@ def completion_logps(model: PreTrainedModel, sequences: Sequences) -> Tensor:
 
 
 class FrozenModel(nn.Module):
-    """A model that gives log-probabilities and is never trained.
+    """A model that is asked and never trained.
 
     Args:
         model: A causal language model.
@@ -47,9 +47,9 @@ class FrozenModel(nn.Module):
         self.model = model.requires_grad_(False).eval()
 
     @torch.no_grad()
-    def forward(self, sequences: Sequences) -> Tensor:
-        """Log-probability of every target, float32 `[K]`."""
-        return target_logps(self.model, sequences)
+    def forward(self, asked: Sequences | Callable[[PreTrainedModel], Any]) -> Any:
+        """Log-probability of every target of sequences, float32 `[K]`; or what a function of the model returns."""
+        return asked(self.model) if callable(asked) else target_logps(self.model, asked)
 
 
 Build = Callable[[Callable[[], nn.Module], bool], Any]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
 import torch
-from lightning.fabric.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 from halo_lightning.adapters import has_adapter
@@ -30,7 +32,7 @@ class SampleCompletions(L.Callback):
     Beside the policy's completion stands that of the reference (the policy as it was before training, where the method
     has no reference), the one from the feedback, and, where the rules of the embedded world apply, which of the
     criteria each of them meets. The random state of the training is not touched: weights are the same without it. The
-    first of several processes samples; nothing is sampled where each of them has a part of the weights only.
+    first of several processes samples; where each of them has a part of the weights only, all do, and gather them.
 
     Args:
         prompts: How many prompts of the held-out feedback (of the training feedback, where nothing is held out); or the
@@ -80,9 +82,6 @@ class SampleCompletions(L.Callback):
         if not self.prompts or self._tokenizer is None or getattr(trainer, "fast_dev_run", False):
             return
         if not isinstance(pl_module, HaloModule) or pl_module.task != "causal":
-            return
-        if is_sharded(trainer):
-            rank_zero_warn("samples: nothing is sampled during training under a strategy that divides the weights")
             return
         self._choose(data, pl_module)
         if not self._asked:
@@ -146,38 +145,67 @@ class SampleCompletions(L.Callback):
     def _sample_reference(self, trainer: L.Trainer, module: HaloModule) -> Sampled:
         pair = module.pair
         own = module.reference_path in (None, module.policy_path)
-        if not trainer.is_global_zero:
+        if own and has_adapter(pair.policy):
+            return self._sample_policy(trainer, module, without_adapter)
+        if own and pair.untrained:
+            return self._sample_policy(trainer, module)
+        if not (is_sharded(trainer) or trainer.is_global_zero):
             return []
+        sample = partial(self._sample, trainer)
         with torch.no_grad(), trainer.strategy.precision_plugin.forward_context():
-            if has_adapter(pair.policy) and own:
-                with without_adapter(pair.policy):
-                    return self._sample(pair.policy)
-            if own and pair.untrained:
-                return self._sample(pair.policy)
             if pair.reference is not None:
-                return self._sample(pair.reference)
+                return cast(Sampled, pair.freeze()(sample))
             with torch.random.fork_rng(devices=[]):
-                model: Any = load_model(module.reference_path or module.policy_path, dtype=module.dtype_of_weights)
-            return self._sample(model.to(module.device))
+                if module.needs_reference:
+                    return cast(Sampled, pair.loaded_reference()(sample))
+                if is_sharded(trainer):
+                    return [[] for _ in self._asked]  # a whole model may not fit
+                model: Any = load_model(module.policy_path, dtype=module.dtype_of_weights)
+            return sample(model.to(module.device))
 
     def _show(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._asked or self._sampled_at == trainer.global_step:
             return
         assert isinstance(pl_module, HaloModule)
         self._sampled_at = trainer.global_step
+        said = self._sample_policy(trainer, pl_module)
         if not trainer.is_global_zero:
             return
-        with torch.no_grad(), trainer.strategy.precision_plugin.forward_context():
-            said = self._sample(pl_module.pair.policy)
         text = self.table(said)
         for logger in trainer.loggers:
             add_text = getattr(getattr(logger, "experiment", None), "add_text", None)
             if add_text is not None:  # TensorBoard's
                 add_text("samples", text, trainer.global_step)
 
-    def _sample(self, model: Any) -> Sampled:
+    def _sample_policy(
+        self,
+        trainer: L.Trainer,
+        module: HaloModule,
+        within: Callable[[Any], AbstractContextManager[None]] = nullcontext,
+    ) -> Sampled:
+        def sample(policy: Any) -> Sampled:
+            with within(policy):
+                return self._sample(trainer, policy)
+
+        with torch.no_grad():
+            if is_sharded(trainer):
+                return cast(Sampled, trainer.strategy.predict_step(sample, 0))
+            if not trainer.is_global_zero:
+                return []
+            with trainer.strategy.precision_plugin.forward_context():
+                return sample(module.pair.policy)
+
+    def _sample(self, trainer: L.Trainer, model: Any) -> Sampled:
         keys = [stream_key(self.sampling.seed, f"sample {number}") for number in range(len(self._asked))]
-        return sample_tokens(model, self._asked, keys, self.sampling, self._tokenizer)
+        return sample_tokens(
+            model,
+            self._asked,
+            keys,
+            self.sampling,
+            self._tokenizer,
+            device=trainer.strategy.root_device,
+            together=is_sharded(trainer),
+        )
 
     # --- how it looks ----------------------------------------------------------------------------------------------
 

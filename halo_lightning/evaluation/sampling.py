@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from halo_lightning.errors import ConfigError
 from halo_lightning.evaluation.streams import stream_key as stream_key
@@ -101,6 +101,20 @@ class StreamSampling:
         return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
 
 
+class FirstProcess:
+    """A logits processor after which every process goes on with the tokens of the first one.
+
+    A token that rounding makes another one in one of them would let it end earlier than those that wait for its part of
+    the weights.
+    """
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores `[R, V]`: 0 for the first process's most likely token of each row, −∞ for every other one."""
+        chosen = scores.argmax(-1, keepdim=True)
+        distributed.broadcast(chosen, 0)
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
+
+
 @torch.no_grad()
 def sample_tokens(
     model: PreTrainedModel,
@@ -108,6 +122,9 @@ def sample_tokens(
     keys: Sequence[int],
     sampling: Sampling,
     tokenizer: Any,
+    *,
+    device: torch.device | None = None,
+    together: bool = False,
 ) -> list[list[int]]:
     """Samples one completion for each prompt, all in one batch.
 
@@ -120,13 +137,15 @@ def sample_tokens(
         keys: The stream of random numbers of each prompt, from `stream_key`.
         sampling: How.
         tokenizer: Says what padding and the end of a sequence are.
+        device: Where the model computes; None is where its weights are.
+        together: Whether all processes sample the same, because each of them has a part of the weights only.
 
     Returns:
         The tokens of each completion, up to its end-of-sequence token.
     """
     from transformers import GenerationConfig, LogitsProcessorList
 
-    bare, device = plain(model), model.device
+    bare, device = plain(model), device or model.device
     ends = end_tokens(bare.generation_config, tokenizer)
     # Padding on the left, whatever the tokenizer's habit: generation goes on at the right end.
     width = max(len(prompt) for prompt in prompts)
@@ -135,7 +154,9 @@ def sample_tokens(
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
-    processors = [StreamSampling(keys, width, sampling, device)] if sampling.temperature > 0 else []
+    processors: list[Any] = [StreamSampling(keys, width, sampling, device)] if sampling.temperature > 0 else []
+    if together:
+        processors.append(FirstProcess())
     modes = {module: module.training for module in model.modules()}
     own_settings, bare.generation_config = bare.generation_config, GenerationConfig()
     model.eval()

@@ -221,11 +221,21 @@ class HaloModule(L.LightningModule):
         if self._caches:
             self.reference_note = compute_missing(self, self._caches)
 
-    def predict_step(self, sequences: Sequences, batch_idx: int) -> Tensor:
-        """Log-probability of each completion token as the policy gives it without an adapter, float32 `[K]`."""
+    def predict_step(self, batch: Sequences | Callable[[Any], Any], batch_idx: int) -> Any:
+        """What the policy computes; a strategy that spreads its weights gathers them meanwhile.
+
+        Args:
+            batch: Sequences, or a function of the policy, which every process calls.
+            batch_idx: Not looked at.
+
+        Returns:
+            Log-probability of each completion token as the policy gives it without an adapter, float32 `[K]`; or what
+            the function returns.
+        """
+        if callable(batch):
+            return self.pair(batch, self.pair.policy)
         with without_adapter(self.pair.policy):
-            logps: Tensor = self.pair(target_logps, self.pair.policy, sequences)
-        return logps
+            return self.pair(target_logps, self.pair.policy, batch)
 
     def logps(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
         """Log π_θ(y|x) and log π_ref(y|x) of each row, float32 `[R]` each, in nats.

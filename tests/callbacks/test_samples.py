@@ -146,9 +146,8 @@ def test_settings_that_cannot_work(wrong: dict[str, int]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "sharded"])
 def test_several_processes(kind: str, tmp_path: Path) -> None:
-    """The first one samples; where the weights may be divided nobody does, and nobody waits for ever."""
+    """The first one samples; where the weights may be divided, all of them together; nobody waits for ever."""
     command = [sys.executable, "-m", "tests.callbacks.sample_in_processes", str(tmp_path), kind]
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-3000:]
-    assert sorted(shown(tmp_path)) == ([0, 1, 2] if kind == "ddp" else [])
-    assert ("nothing is sampled" in run.stderr) == (kind == "sharded")
+    assert sorted(shown(tmp_path)) == [0, 1, 2]

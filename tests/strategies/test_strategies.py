@@ -125,6 +125,8 @@ def same(folder: Path, run: str, case: str, other: str = "single-1", looser: flo
     assert found["metrics"] == pytest.approx(expected["metrics"], rel=1e-4 * looser, abs=1e-5 * looser)
     norms = expected["norms"][-len(found["norms"]) :]
     assert found["norms"] == pytest.approx(norms, rel=1e-5 * looser)
+    assert found["samples"] == expected["samples"][len(expected["samples"]) - len(found["samples"]) :]
+    assert bool(found["samples"]) == (case != "reward")
     before, ours, theirs = (
         load_file(path / "model.safetensors")
         for path in (start(folder, case), folder / run / case / "export", folder / other / case / "export")

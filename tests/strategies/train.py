@@ -35,6 +35,7 @@ from halo_lightning import (
     SFTDataModule,
     UnaryDataModule,
 )
+from halo_lightning.callbacks.samples import SampleCompletions
 from halo_lightning.modules import BCO, RewardModel
 from halo_lightning.quiet import quieten
 from halo_lightning.strategies import FSDP, FSDP2
@@ -93,6 +94,19 @@ STRATEGIES: dict[str, Any] = {
     "fsdp": FSDPOnCPUs,
     "fsdp_offload": lambda: FSDPOnCPUs(cpu_offload=True),
 }
+
+
+class Samples(SampleCompletions):
+    """Notes what it would show."""
+
+    def __init__(self) -> None:
+        super().__init__(2, every_n_steps=2, max_new_tokens=4)
+        self.said: list[Any] = []
+
+    def table(self, said: Any) -> str:
+        """Of the policy, and of the reference."""
+        self.said.append([said, self._reference])
+        return super().table(said)
 
 
 class GradientNorms(L.Callback):
@@ -163,7 +177,7 @@ def run(
         max_prompt_length=48,
         validation_examples=8,
     )
-    norms = GradientNorms()
+    norms, samples = GradientNorms(), Samples()
     trainer = L.Trainer(
         **{
             "accelerator": "cpu",
@@ -175,6 +189,7 @@ def run(
             "logger": False,
             "callbacks": [
                 norms,
+                samples,
                 HuggingFaceExport(str(out / "export")),
                 ModelCheckpoint(out / "checkpoints", filename="{step}", every_n_train_steps=2, save_top_k=-1),
             ],
@@ -191,7 +206,7 @@ def run(
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
     if trainer.is_global_zero:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        result = {"metrics": metrics, "norms": norms.norms, "steps": trainer.global_step}
+        result = {"metrics": metrics, "norms": norms.norms, "samples": samples.said, "steps": trainer.global_step}
         (out / "result.json").write_text(json.dumps(result))
 
 
