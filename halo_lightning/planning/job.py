@@ -174,14 +174,18 @@ def strategy_on(name: str, options: dict[str, Any], devices: int) -> Strategy:
     plain = name.lower().replace("strategy", "").replace("-", "_")
     offload = bool(options.get("cpu_offload")) or plain.endswith("offload")
     keeps = "GRAD_OP" in str(options.get("sharding_strategy", ""))
-    if plain in ("fsdp2", "modelparallel") or plain.startswith("fsdp"):
-        return Strategy("FSDP2" if plain in ("fsdp2", "modelparallel") else "FSDP", offload, keeps_weights=keeps)
-    if "deepspeed" in plain and (str(options.get("stage")) == "3" or "stage_3" in plain):
-        return Strategy("FSDP (ZeRO-3)", offload)
+    if plain == "modelparallel" or plain.startswith("fsdp"):
+        second = plain == "modelparallel" or plain.startswith("fsdp2")
+        return Strategy("FSDP2" if second else "FSDP", offload, keeps_weights=keeps)
     if plain in ("auto", "singledevice", "single_device") or plain.startswith("ddp"):
         view = bool(options.get("gradient_as_bucket_view"))
         return Strategy("single") if devices == 1 else Strategy("DDP", bucket_view=view)
     raise ConfigError(
-        f"trainer.strategy is {name!r}, which cannot be planned: expected auto, ddp, FSDP, FSDP2, ModelParallelStrategy"
-        " or deepspeed_stage_3"
+        f"trainer.strategy is {name!r}, which cannot be planned: expected auto, ddp, fsdp, fsdp2 or ModelParallelStrategy"
+        + (
+            " (DeepSpeed's memory is not known here; that of its stage 2 is close to that of fsdp with"
+            " sharding_strategy SHARD_GRAD_OP, and stage 3 is refused by `fit`)"
+            if "deepspeed" in plain
+            else ""
+        )
     )

@@ -98,7 +98,7 @@ def test_a_gpu_takes_memory_for_itself() -> None:
         ("fsdp_cpu_offload", {}, 8, "FSDP with CPU offload"),
         ("FSDP2", {}, 8, "FSDP2"),
         ("ModelParallelStrategy", {}, 8, "FSDP2"),
-        ("deepspeed_stage_3_offload", {}, 8, "FSDP (ZeRO-3) with CPU offload"),
+        ("fsdp2_cpu_offload", {}, 8, "FSDP2 with CPU offload"),
     ],
 )
 def test_strategies(name: str, options: dict[str, object], devices: int, expected: str) -> None:
@@ -108,6 +108,8 @@ def test_strategies(name: str, options: dict[str, object], devices: int, expecte
 def test_an_unknown_strategy_is_refused() -> None:
     with pytest.raises(ConfigError, match="'xla', which cannot be planned"):
         strategy_on("xla", {}, 8)
+    with pytest.raises(ConfigError, match="deepspeed_stage_3.* stage 3 is refused by `fit`"):
+        strategy_on("deepspeed_stage_3", {}, 8)
 
 
 def test_gpus_by_part_of_their_names() -> None:
