@@ -181,7 +181,8 @@ def strategy_on(name: str, options: dict[str, Any], devices: int) -> Strategy:
         view = bool(options.get("gradient_as_bucket_view"))
         return Strategy("single") if devices == 1 else Strategy("DDP", bucket_view=view)
     raise ConfigError(
-        f"trainer.strategy is {name!r}, which cannot be planned: expected auto, ddp, fsdp, fsdp2 or ModelParallelStrategy"
+        f"trainer.strategy is {name!r}, which cannot be planned: expected auto, ddp, fsdp, fsdp2 or"
+        " ModelParallelStrategy"
         + (
             " (DeepSpeed's memory is not known here; that of its stage 2 is close to that of fsdp with"
             " sharding_strategy SHARD_GRAD_OP, and stage 3 is refused by `fit`)"

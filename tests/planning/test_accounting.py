@@ -108,7 +108,7 @@ def test_strategies(name: str, options: dict[str, object], devices: int, expecte
 def test_an_unknown_strategy_is_refused() -> None:
     with pytest.raises(ConfigError, match="'xla', which cannot be planned"):
         strategy_on("xla", {}, 8)
-    with pytest.raises(ConfigError, match="deepspeed_stage_3.* stage 3 is refused by `fit`"):
+    with pytest.raises(ConfigError, match=r"deepspeed_stage_3.* stage 3 is refused by `fit`"):
         strategy_on("deepspeed_stage_3", {}, 8)
 
 
