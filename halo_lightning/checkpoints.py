@@ -19,7 +19,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from halo_lightning.errors import ConfigError, DiskFullError, no_space
-from halo_lightning.files import replaced_file, write_json
+from halo_lightning.files import replaced_file, why_no_file, write_json
 
 RUN = "halo_lightning_run"
 """The key of a checkpoint under which callbacks note what a run needs to go on."""
@@ -78,6 +78,8 @@ def read_seal(checkpoint: Path) -> Seal | None:
         ConfigError: It is damaged.
     """
     path = manifest_path(checkpoint)
+    if path.exists() and (why := why_no_file(path)) is not None:
+        raise ConfigError(f"{path}: {why}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return Seal(int(content["global_step"]), str(content["run"]), files_of_json(content["files"]))
@@ -127,6 +129,8 @@ def damage(checkpoint: str | Path) -> str | None:
         if not path.exists():
             return "it is a link to nothing" if path.is_symlink() else "there is no such checkpoint"
         path = path.resolve()
+        if not path.is_dir() and (why := why_no_file(path)) is not None:
+            return why
         seal = read_seal(path)
         if seal is not None:
             return difference(path.parent, seal.files)

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from halo_lightning.errors import ConfigError
+from halo_lightning.files import why_no_file
 
 LARGEST = 2**18
 """Bytes of a configuration at most."""
@@ -55,8 +56,8 @@ def read_yaml(path: str | Path, named_by: Path | None = None) -> Any:
     file = Path(path)
     place = f"{path} (named in {named_by})" if named_by else str(path)
     try:
-        if file.exists() and not file.is_file():
-            raise ConfigError(f"{place}: this is no file")
+        if (why := why_no_file(file)) is not None:
+            raise ConfigError(f"{place}: {why}")
         with file.open("rb") as stream:
             content = stream.read(LARGEST + 1)
         if len(content) > LARGEST:

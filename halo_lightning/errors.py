@@ -69,3 +69,8 @@ def no_space(error: BaseException | None) -> str | None:
             return str(error)
         error = error.__cause__ or error.__context__
     return None
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether an exception comes from a library written in Rust that gave up, which is no `Exception` for Python."""
+    return type(error).__name__ == "PanicException"

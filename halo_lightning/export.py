@@ -13,17 +13,16 @@ from torch import Tensor
 
 from halo_lightning.adapters import LoRA, add_adapter, has_adapter
 from halo_lightning.caches import cache_folder, content_hash
-from halo_lightning.checkpoints import difference, files_as_json, files_of_json, sha256
+from halo_lightning.checkpoints import files_as_json, sha256
 from halo_lightning.errors import ConfigError
 from halo_lightning.files import replaced_folder
+from halo_lightning.model_folders import MANIFEST
 from halo_lightning.pretrained import load_model, load_tokenizer, model_class
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 POLICY_PREFIX = "models.policy."
-MANIFEST = "halo_lightning.json"
-"""The file of an export that says where it comes from; written last, so its presence means that all is there."""
 ADAPTER = "adapter"
 """The folder in an export that holds an adapter alone."""
 SHARD_SIZE = "5GB"
@@ -74,6 +73,8 @@ def write_export(
         }
         manifest = {"halo_lightning": __version__, **(origin or {}), "files": files_as_json(files)}
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    for name, (_, digest) in files.items():  # whoever starts from it here need not read it all
+        content_hash(Path(folder) / name, cache_folder("hashes"), written_here=digest)
     return Path(folder)
 
 
@@ -86,32 +87,6 @@ def _write_model(folder: Path, model: PreTrainedModel, tokenizer: Any) -> None:
         model.save_pretrained(folder, max_shard_size=SHARD_SIZE)
     finally:
         model.config.use_cache = use_cache
-
-
-def read_manifest(folder: str | Path) -> dict[str, Any] | None:
-    """The manifest of a finished export, or None where there is no finished export.
-
-    The files of the export are compared with it. It takes no time where this machine compared them before and nothing
-    has touched them since. A manifest of an earlier version names no files, and nothing is compared.
-
-    Raises:
-        ConfigError: The manifest or one of the files is damaged, or has been changed.
-    """
-    path = Path(folder) / MANIFEST
-    if not path.is_file():
-        return None
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        files = files_of_json(manifest.get("files", {}))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{path}: this is not the manifest of an export ({type(error).__name__})") from error
-    damage = difference(Path(folder), files, lambda file: content_hash(file, cache_folder("hashes")))
-    if damage is not None:
-        raise ConfigError(
-            f"{folder}: this export is damaged: {damage}. Delete it and export again; if you changed the file yourself,"
-            f" take 'files' out of its {MANIFEST}"
-        )
-    return manifest
 
 
 def policy_weights(state: dict[str, Any]) -> dict[str, Any]:

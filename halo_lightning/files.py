@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -179,6 +180,21 @@ def _alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def why_no_file(path: str | Path) -> str | None:
+    """What a path is instead of a file, as the end of a message; None where it is one.
+
+    A pipe or a device is found without opening it, which would wait for ever, or read without end.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "found a link to nothing, expected a file" if os.path.islink(path) else "there is no such file"
+    except OSError as error:
+        return f"this file cannot be read ({error.strerror})"
+    kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
+    return None if stat.S_ISREG(mode) else f"found {kinds.get(stat.S_IFMT(mode), 'a device')}, expected a file"
 
 
 def flush_to_disk(path: Path) -> None:

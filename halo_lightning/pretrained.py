@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from halo_lightning.errors import ConfigError, no_space
+from halo_lightning.errors import ConfigError, is_panic, no_space
+from halo_lightning.model_folders import check_files, check_model, check_normalizer, read_manifest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,7 +31,8 @@ def resolve_path(path_or_id: str) -> str:
     """The folder or hub id behind a name: `embedded:base` is a model that the package ships.
 
     Raises:
-        ConfigError: The name looks like a local folder, and there is no model in it.
+        ConfigError: The name looks like a local folder, and there is no model in it, or one that cannot be used: its
+            files are not what a model has, or not those that an export wrote.
     """
     if path_or_id.startswith("embedded:"):
         from halo_lightning.world import MODELS
@@ -42,7 +44,8 @@ def resolve_path(path_or_id: str) -> str:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ConfigError(f"{path_or_id}: this folder holds no model (no config.json in it)")
-        _check_folder(folder)
+        check_files(folder)
+        read_manifest(folder, weights=False)
         return str(folder)
     if path_or_id.startswith((".", "/", "~")) or path_or_id.count("/") > 1:
         raise ConfigError(
@@ -50,36 +53,6 @@ def resolve_path(path_or_id: str) -> str:
             f" (owner/name), or {EMBEDDED_BASE!r}"
         )
     return path_or_id
-
-
-LARGEST_JSON = 2**28
-"""Bytes of a JSON file of a model at most; tokenizers of large vocabularies have some 10 MB."""
-
-
-def _check_folder(folder: Path) -> None:
-    """Refuses a folder of a model whose files name others outside of it, or are larger than any model's.
-
-    The hub's own cache is made of links from one of its folders to another, and not looked at.
-
-    Raises:
-        ConfigError: It is such a folder.
-    """
-    for file in sorted(folder.glob("*.json")):
-        if file.is_file() and file.stat().st_size > LARGEST_JSON:
-            raise ConfigError(f"{file}: found {file.stat().st_size:,} bytes, which no model has in such a file")
-    for file in folder.glob("*.safetensors.index.json"):
-        try:
-            names = set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values())
-            outside = sorted(name for name in names if Path(name).name != name)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ConfigError(f"{file}: found no index of weights in it ({type(error).__name__})") from error
-        if outside:
-            raise ConfigError(f"{file}: found {outside[0]!r}, expected names of files in the same folder")
-    if "snapshots" in folder.resolve().parts:
-        return
-    for file in sorted(folder.iterdir()):
-        if file.is_symlink() and not file.resolve().is_relative_to(folder.resolve()):
-            raise ConfigError(f"{file}: found a link out of the folder, to {file.resolve()}; expected a file")
 
 
 Task = Literal["causal", "reward"]
@@ -121,10 +94,12 @@ def load_model(
 
     path = resolve_path(path_or_id)
     options = {**loading, "num_labels": 1} if task == "reward" else loading
+    shapes_alone = torch.get_default_device().type == "meta"
+    check_model(path, model_class(task), on_cpu=not shapes_alone and "device_map" not in loading)
     verbosity = logging.get_verbosity()
     if task == "reward":
         logging.set_verbosity_error()  # that the new head is not in the file is no news
-    load = _load_shapes if torch.get_default_device().type == "meta" else _load_weights
+    load = _load_shapes if shapes_alone else _load_weights
     try:
         model = load(model_class(task), path, dtype, attn_implementation=attention, **options)
     except Exception as error:  # a folder of somebody else's can make libraries fail in any way
@@ -184,10 +159,14 @@ def load_tokenizer(path_or_id: str) -> Any:
     path = resolve_path(path_or_id)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except Exception as error:  # the same
+        normalizer = tokenizer.backend_tokenizer.normalizer if tokenizer.is_fast else None
+        check_normalizer(json.loads(normalizer.__getstate__()) if normalizer is not None else None, path_or_id)
+    except BaseException as error:  # the same
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
         raise ConfigError(f"the tokenizer of {path_or_id!r} could not be loaded: {_first_line(error)}") from error
     return prepare_tokenizer(tokenizer)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

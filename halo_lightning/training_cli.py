@@ -37,7 +37,7 @@ from halo_lightning.checkpoints import check, newest_good
 from halo_lightning.composition import composed, is_composed, read_yaml
 from halo_lightning.data import FeedbackDataModule
 from halo_lightning.errors import ConfigError
-from halo_lightning.export import MANIFEST, read_manifest
+from halo_lightning.model_folders import MANIFEST, read_manifest
 from halo_lightning.modules import HaloModule
 from halo_lightning.ports import check_port
 from halo_lightning.quiet import quieten

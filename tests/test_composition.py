@@ -65,7 +65,7 @@ def test_who_includes_nothing_is_left_to_lightning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        ({"cell": {"include": ["nowhere.yaml"]}}, r"nowhere\.yaml \(named in .*cell\.yaml\): this file cannot be read"),
+        ({"cell": {"include": ["nowhere.yaml"]}}, r"nowhere\.yaml \(named in .*cell\.yaml\): there is no such file"),
         ({"cell": {"include": ["a.yaml"]}, "a": {"include": ["cell.yaml"]}}, "includes itself, by way of .*a.yaml"),
         ({"cell": {"include": "a.yaml"}}, "'include' is 'a.yaml', expected a list"),
         ({"cell": {"include": ["a.yaml"]}, "a": "- 1\n"}, "a.yaml .*found list, expected keys with values"),

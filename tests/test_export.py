@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from halo_lightning.errors import ConfigError
-from halo_lightning.export import MANIFEST, read_manifest, write_export
+from halo_lightning.export import write_export
+from halo_lightning.model_folders import MANIFEST, read_manifest
 from halo_lightning.pretrained import load_tokenizer
 from tests.conftest import tiny_llama
 

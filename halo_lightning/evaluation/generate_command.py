@@ -110,7 +110,7 @@ def _read_run(configs: list[str], policy: str | None) -> Any:
     """The run of some configurations, which has left its model if that is to be sampled; None without any."""
     if not configs:
         return None
-    from halo_lightning.export import read_manifest
+    from halo_lightning.model_folders import read_manifest
     from halo_lightning.training_cli import ReadRun
 
     for path in configs:
@@ -140,7 +140,7 @@ def name_of(policy: str) -> str:
         >>> name_of("EleutherAI/pythia-1.4b")
         'pythia-1.4b'
     """
-    from halo_lightning.export import read_manifest
+    from halo_lightning.model_folders import read_manifest
 
     path = Path(policy).expanduser()
     manifest = (read_manifest(path) if path.is_dir() else None) or {}

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from halo_lightning import __version__
 from halo_lightning.errors import ConfigError, DataError
-from halo_lightning.files import write_json
+from halo_lightning.files import why_no_file, write_json
 from halo_lightning.settings import differences, flat
 
 Record = dict[str, Any]
@@ -53,8 +53,8 @@ def read_records(path: str | Path) -> list[Record]:
         DataError: There is no such file, or a line in it that is no JSON object.
     """
     file = Path(path)
-    if not file.is_file():
-        raise DataError("there is no such file", file=str(path))
+    if (why := why_no_file(file)) is not None:
+        raise DataError(why, file=str(path))
     return list(_parsed(file, file.read_bytes()))
 
 
@@ -74,7 +74,7 @@ def _parsed(file: Path, content: bytes) -> Iterator[Record]:
 def _record(line: bytes) -> Record | None:
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
@@ -89,6 +89,8 @@ class Records:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if path.exists() and (why := why_no_file(path)) is not None:
+            raise DataError(why, file=str(path))
         content = path.read_bytes() if path.exists() else b""
         self.found = list(_parsed(path, content))
         self._file = path.open("ab")

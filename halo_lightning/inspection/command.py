@@ -120,7 +120,7 @@ def data_module(parser: ArgumentParser, settings: Namespace) -> FeedbackDataModu
 
 def policy_of(parser: ArgumentParser, settings: Namespace) -> str:
     """The policy of a run; before its SFT stage has run, the policy of that, which has the same tokenizer."""
-    from halo_lightning.export import read_manifest
+    from halo_lightning.model_folders import read_manifest
     from halo_lightning.training_cli import stage_config
 
     stage = settings.get("sft_stage")

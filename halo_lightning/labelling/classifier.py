@@ -11,6 +11,7 @@ from halo_lightning.data.rendering import render_text
 from halo_lightning.errors import ConfigError
 from halo_lightning.labelling.items import Item
 from halo_lightning.labelling.scorers import Keep, Scored, Scorer, batched, scored
+from halo_lightning.model_folders import check_model
 from halo_lightning.pretrained import resolve_path
 from halo_lightning.reference import weights_fingerprint
 
@@ -92,6 +93,7 @@ def _load(path: str) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     folder = resolve_path(path)
+    check_model(folder, AutoModelForSequenceClassification)
     try:
         model = AutoModelForSequenceClassification.from_pretrained(
             folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, output_loading_info=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,14 @@ def test_missing_files(path: Path, tmp_path: Path) -> None:
     path.with_suffix(".settings.json").write_text("{")
     with pytest.raises(ConfigError, match="found no settings in it"):
         read_settings(path)
+
+
+def test_what_is_no_file_of_records(path: Path, tmp_path: Path) -> None:
+    path.write_bytes(b'{"a":' * 100_000)
+    assert found(path) == []  # a line that is half written
+    path.write_bytes(b'{"a":' * 100_000 + b"\n")
+    with pytest.raises(DataError, match="expected a JSON object"):
+        found(path)
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(DataError, match="found a named pipe, expected a file"):
+        read_records(tmp_path / "pipe.jsonl")

@@ -12,8 +12,9 @@ import pytest
 
 from halo_lightning.data.datamodules import UnaryDataModule
 from halo_lightning.errors import DiskFullError
-from halo_lightning.export import read_manifest, write_export
+from halo_lightning.export import write_export
 from halo_lightning.files import write_text
+from halo_lightning.model_folders import read_manifest
 from halo_lightning.pretrained import load_tokenizer
 from halo_lightning.reference import ReferenceCache
 from tests.conftest import tiny_llama

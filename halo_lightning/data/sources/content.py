@@ -16,6 +16,9 @@ from halo_lightning.errors import DataError
 MAX_LINE_BYTES = 64 * 2**20
 """A longer line is taken for a file that is not text at all: memory stays bounded."""
 
+MOST_BLANK = 2**20
+"""More white space, in blank lines one after the other, is taken for a file that is not text: time stays bounded."""
+
 EXPECTED = "expected one JSON object on each line (JSON Lines)"
 
 COMPRESSION = {".gz": "gzip", ".zst": "Zstandard", ".xz": "xz"}
@@ -92,6 +95,7 @@ class Content:
 
     def numbered_lines(self, expected: str = EXPECTED) -> Iterator[tuple[int, bytes]]:
         """The lines, each with its number."""
+        blank = 0
         while raw := self._call(lambda: self._stream.readline(MAX_LINE_BYTES + 1)):
             self.lines += 1
             if len(raw) > MAX_LINE_BYTES:
@@ -100,7 +104,23 @@ class Content:
                     file=self.name,
                     line=self.lines,
                 )
+            blank = blank + len(raw) if raw.isspace() else 0
+            if blank:
+                self.check_blank(blank)
             yield self.lines, raw
+
+    def check_blank(self, size: int) -> None:
+        """Refuses a file where so many characters of white space stand between two values.
+
+        Raises:
+            DataError: They are too many: a compressed file of some thousand bytes may hold billions of them.
+        """
+        if size > MOST_BLANK:
+            raise DataError(
+                f"found more than {MOST_BLANK:,} characters of white space one after the other, expected data",
+                file=self.name,
+                line=self.lines,
+            )
 
     def _call(self, read: Any) -> Any:
         line = self.lines + 1

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from halo_lightning.data.sources.content import COMPRESSION
 from halo_lightning.errors import ConfigError, DataError
+from halo_lightning.files import why_no_file
 
 TEXT = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 TABLES = (".parquet", ".pq", ".arrow", ".feather", ".ipc")
@@ -88,6 +89,8 @@ def _is_of(path: str, split: str) -> bool:
 
 def _check_exists(path: Path, name: str) -> None:
     if path.exists():
+        if (why := why_no_file(path)) is not None:
+            raise DataError(why, file=name)
         return
     folder = path.parent
     if path.is_symlink():

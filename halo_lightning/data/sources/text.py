@@ -151,9 +151,12 @@ class _Window:
 
     def peek(self) -> str:
         """The next character that is not white space; empty at the end."""
+        blank = 0
         while True:
             space = _SPACE.match(self.text, self.position)
             assert space is not None
+            blank += len(space[0])
+            self.content.check_blank(blank)
             self.advance(space.end())
             if self.position < len(self.text):
                 return self.text[self.position]

@@ -104,7 +104,7 @@ def cautions(fit: FittedValue, policy: str, feedback: Sequence[str]) -> list[str
 
 def trained_on(policy: str) -> list[str]:
     """The feedback that an export of this package was trained on, as its manifest says; nothing for other models."""
-    from halo_lightning.export import read_manifest
+    from halo_lightning.model_folders import read_manifest
 
     data = ((read_manifest(Path(policy)) or {}).get("settings", {}).get("data") or {}).get("init_args", {})
     sources = data.get("train") or []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 from halo_lightning.data.feedback import Feedback
 from halo_lightning.data.reading import read_feedback
 from halo_lightning.data.sources import BadRows, Label, Source
+from halo_lightning.data.sources.content import MOST_BLANK
 from halo_lightning.errors import DataError
 
 ROW = {"prompt": "Hi", "completion": "Yes", "label": True}
@@ -26,7 +29,14 @@ def read(path: Path, wanted: Feedback = "unary", **options: Any) -> list[Any]:
     return list(read_feedback(Source(str(path), **options), wanted))
 
 
+BLANK = gzip.compress(b"\n" * (MOST_BLANK + 10))
+"""A thousand bytes; one of a few megabytes could hold billions of lines."""
+
 FILES: dict[str, tuple[bytes, str]] = {
+    "blank.jsonl.gz": (BLANK, "characters of white space one after the other"),
+    "blank_after.jsonl.gz": (gzip.compress(GOOD.encode()) + BLANK, "characters of white space one after the other"),
+    "blank.json.gz": (gzip.compress(b"[") + BLANK, "characters of white space one after the other"),
+    "blank.csv.gz": (gzip.compress(b"prompt,completion,label\n") + BLANK, "characters of white space one after the"),
     "utf16.jsonl": (f"{GOOD}\n".encode("utf-16"), "line 1: found text in UTF-16, expected UTF-8"),
     "utf16.csv": ("prompt,completion,label\na,b,true\n".encode("utf-16"), "line 1: found text in UTF-16, expected"),
     "nul.jsonl": (GOOD.replace("Hi", "H\x00").encode(), r'line 1: found {"prompt": "H\x00"'),
@@ -127,3 +137,25 @@ def test_a_link_to_nowhere(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").symlink_to(tmp_path / "gone.jsonl")
     with pytest.raises(DataError, match=r"a.jsonl: found a link to '.*gone.jsonl', which is not there"):
         read(tmp_path / "a.jsonl")
+
+
+def a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def a_loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [(a_pipe, "found a named pipe, expected a file"), (a_device, "found a device"), (a_loop, "found a link to")],
+)
+def test_what_is_no_file_is_not_opened(make: Callable[[Path], None], message: str, tmp_path: Path) -> None:
+    make(tmp_path / "rows.jsonl")
+    with pytest.raises(DataError, match=f"rows.jsonl: {message}"):
+        read(tmp_path / "rows.jsonl")

@@ -12,7 +12,7 @@ from halo_lightning.evaluation.human_values import Thumbs
 from halo_lightning.evaluation.human_values.annotators import SimulatedAnnotator
 from halo_lightning.evaluation.human_values.cautions import cautions, trained_on, usual_outcomes
 from halo_lightning.evaluation.human_values.fitting import FittedValue, fit_value
-from halo_lightning.export import MANIFEST
+from halo_lightning.model_folders import MANIFEST
 from halo_lightning.values import KahnemanTversky
 
 

@@ -1,0 +1,258 @@
+"""Folders of models, looked at before anything is loaded from them: files, sizes, and the manifest of an export."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from halo_lightning.caches import cache_folder, content_hash
+from halo_lightning.checkpoints import difference, files_of_json
+from halo_lightning.errors import ConfigError
+from halo_lightning.files import why_no_file
+
+MANIFEST = "halo_lightning.json"
+"""The file of an export that says where it comes from; written last, so its presence means that all is there."""
+WEIGHTS = ".safetensors"
+
+LARGEST_TEXT = 2**26
+"""Bytes of a file of a model at most that is no file of weights; tokenizers of large vocabularies have some 30 MB."""
+LONGEST_REPLACEMENT = 2**8
+"""Characters that a tokenizer puts in the place of one at most."""
+_TEXTS = (".json", ".jinja", ".model", ".tiktoken", ".txt")
+
+LARGEST_SIZE = 2**31
+"""Of whatever a `config.json` has the size of."""
+_SIZES = re.compile(
+    r"(vocab|hidden|intermediate|embedding)_size|d_(model|ff|kv)|(ffn|head)_dim|n_(embd|head|inner|positions)"
+    r"|max_position_embeddings|(\w*_)?(layers?|heads|experts)"
+)
+_COUNTS = re.compile(r"(\w*_)?(layers?|experts)")
+HARMLESS_COUNT = 1000
+"""So many layers or experts take no time to build without memory; more than that there have to be tensors for."""
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def check_files(folder: Path) -> None:
+    """Refuses a folder whose files name others outside of it, are no files, or are larger than any model's.
+
+    The hub's own cache is made of links from one of its folders to another, which are not looked at.
+
+    Raises:
+        ConfigError: It is such a folder.
+    """
+    in_hub_cache = "snapshots" in Path(os.path.realpath(folder)).parts
+    for file in [*sorted(folder.iterdir()), *sorted(folder.glob("additional_chat_templates/*"))]:
+        where = os.path.realpath(file)
+        if file.is_symlink() and not in_hub_cache and not Path(where).is_relative_to(os.path.realpath(folder)):
+            raise ConfigError(f"{file}: found a link out of the folder, to {where}; expected a file")
+        if not file.is_dir() and (why := why_no_file(file)) is not None:
+            raise ConfigError(f"{file}: {why}")
+        if file.suffix in _TEXTS and file.is_file() and file.stat().st_size > LARGEST_TEXT:
+            raise ConfigError(f"{file}: found {file.stat().st_size:,} bytes, which no model has in such a file")
+    for file in folder.glob(f"*{WEIGHTS}.index.json"):
+        outside = sorted(name for name in _named_by(file) if Path(name).name != name)
+        if outside:
+            raise ConfigError(f"{file}: found {outside[0]!r}, expected names of files in the same folder")
+    if (folder / "adapter_config.json").exists():
+        raise ConfigError(
+            f"{folder}: this is an adapter of peft, which names another model; expected a model. Merge it into its"
+            " model first (merge_and_unload), and save that"
+        )
+
+
+def _named_by(index: Path) -> set[str]:
+    try:
+        return {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{index}: found no index of weights in it ({type(error).__name__})") from error
+
+
+def check_normalizer(settings: Any, name: str) -> None:
+    """Refuses a tokenizer that would make texts many times longer before it cuts them.
+
+    Args:
+        settings: Its normalizer, as `tokenizer.json` has it.
+        name: Of the tokenizer, for messages.
+
+    Raises:
+        ConfigError: It is such a tokenizer.
+    """
+    longest = 1
+    for key, value in _values(settings):
+        if key in ("content", "prepend") and isinstance(value, str):
+            longest *= max(1, len(value))
+    if longest > LONGEST_REPLACEMENT:
+        raise ConfigError(
+            f"the tokenizer of {name!r} puts up to {longest:,} characters in the place of one, which no tokenizer needs"
+        )
+
+
+# --- exports of ours -------------------------------------------------------------------------------------------------
+
+
+def read_manifest(folder: str | Path, *, weights: bool = True) -> dict[str, Any] | None:
+    """The manifest of a finished export, or None where there is no finished export.
+
+    The files of the export are compared with it. It takes no time where this machine compared them before and nothing
+    has touched them since. A manifest of an earlier version names no files, and nothing is compared.
+
+    Args:
+        folder: The folder of the export.
+        weights: Whether the content of files of weights is compared, too, and not their size alone.
+
+    Raises:
+        ConfigError: The manifest or one of the files is damaged, or has been changed.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        files = files_of_json(manifest.get("files", {}))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{path}: this is not the manifest of an export ({type(error).__name__})") from error
+
+    def digest_of(file: Path) -> str:
+        if file.suffix == WEIGHTS and not weights:
+            return files[file.relative_to(folder).as_posix()][1]
+        return content_hash(file, cache_folder("hashes"))
+
+    damage = difference(Path(folder), files, digest_of)
+    if damage is not None:
+        raise ConfigError(
+            f"{folder}: this export is damaged: {damage}. Delete it and export again; if you changed the file yourself,"
+            f" take 'files' out of its {MANIFEST}"
+        )
+    return manifest
+
+
+# --- sizes -----------------------------------------------------------------------------------------------------------
+
+
+def check_model(path: str, kind: Any, *, on_cpu: bool = True) -> None:
+    """Refuses a model that is not what its export wrote, or whose `config.json` does not go with its weights.
+
+    That is before any memory is taken for it. Models of the hub are not looked at.
+
+    Args:
+        path: The folder of the model, or a hub id.
+        kind: The transformers class that would load it.
+        on_cpu: Whether the weights go to the memory of the CPU, and have to fit into it.
+
+    Raises:
+        ConfigError: It is such a model.
+    """
+    if (folder := Path(path)).is_dir():
+        read_manifest(folder)
+        check_sizes(folder, kind, on_cpu=on_cpu)
+
+
+def check_sizes(folder: Path, kind: Any, *, on_cpu: bool = True) -> None:
+    """Refuses a model whose `config.json` does not go with its weights, before any memory is taken for it.
+
+    Args:
+        folder: The folder of the model, whose weights are in safetensors.
+        kind: The transformers class that would load it.
+        on_cpu: Whether the weights go to the memory of the CPU, and have to fit into it.
+
+    Raises:
+        ConfigError: A size is none, the model would be much larger than its weights, or larger than the memory.
+    """
+    stored = stored_shapes(folder)
+    try:
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return  # transformers says what is wrong with it
+    for key, value in _values(settings):
+        if (expected := _expected(key, value, len(stored))) is not None:
+            raise ConfigError(f"{folder / 'config.json'}, key {key!r}: found {value}, expected {expected}")
+    if not stored or not isinstance(settings, dict) or "quantization_config" in settings:
+        return
+    try:
+        model = _without_memory(folder, kind)
+    except Exception:  # transformers says why when it loads the model, which it begins with the same
+        return
+    for name, parameter in model.named_parameters():
+        found = stored.get(name)
+        if found is not None and found != tuple(parameter.shape):
+            raise ConfigError(
+                f"{folder / 'config.json'} does not go with the weights: {name} would be {list(parameter.shape)}, and"
+                f" is {list(found)}"
+            )
+    needed = sum(parameter.numel() for parameter in model.parameters())
+    there = sum(math.prod(shape) for shape in stored.values())
+    if needed > 2 * there + 2**20:
+        raise ConfigError(
+            f"{folder / 'config.json'} does not go with the weights: it makes a model of {needed:,} numbers, and there"
+            f" are {there:,}"
+        )
+    taken = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if on_cpu and taken > memory:
+        raise ConfigError(f"{folder}: this model takes {taken / 2**30:,.0f} GiB, and there are {memory / 2**30:,.0f}")
+
+
+def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in the safetensors files of a model, by name; empty where there are no such files.
+
+    Raises:
+        ConfigError: A file is cut off or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    index = folder / f"model{WEIGHTS}.index.json"
+    names = sorted(_named_by(index)) if index.is_file() else [f"model{WEIGHTS}"]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in (folder / name for name in names):
+        if not file.is_file():
+            continue  # transformers says that it is missing
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ConfigError(f"{file}: this file of weights is cut off or damaged ({error})") from error
+    return shapes
+
+
+def _without_memory(folder: Path, kind: Any) -> torch.nn.Module:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        model: torch.nn.Module = kind.from_config(config, trust_remote_code=False)
+    return model
+
+
+def _values(settings: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """All values of nested settings that are no groups of others, each with its name."""
+    waiting = [(key, settings)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += value.items()
+        elif isinstance(value, list):
+            waiting += [(key, inner) for inner in value]
+        else:
+            yield key, value
+
+
+def _expected(key: str, value: Any, tensors: int) -> str | None:
+    """What a value of a configuration should be where it cannot be what it is."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    if math.isnan(value):
+        return "a number"
+    if not _SIZES.fullmatch(key):
+        return None
+    most = max(tensors, HARMLESS_COUNT) if tensors and _COUNTS.fullmatch(key) else LARGEST_SIZE
+    fine = 0 <= value <= most and value == int(value)
+    return None if fine else f"a whole number from 0 to {most:,}"
