@@ -59,6 +59,8 @@ def halo(work: Work, folder: Path, **options: Any) -> Measured:
             self.set_up = now(work.device)
 
     share_prompts, fused = options.pop("share_prompts", True), options.pop("fused", True)
+    if options.pop("compiled", False):
+        compile_what_is_cheap()
     settings: dict[str, Any] = {
         "optimizer": lambda p: torch.optim.AdamW(p, lr=LEARNING_RATE, weight_decay=0.0, fused=fused),
         "scheduler": lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
@@ -87,6 +89,19 @@ def halo(work: Work, folder: Path, **options: Any) -> Measured:
     data = work.data_module(folder, share_prompts=share_prompts)
     trainer.fit(module, datamodule=data)
     return Measured([float(loss) for loss in losses], ends, watch.started - watch.set_up)
+
+
+def compile_what_is_cheap() -> None:
+    """Lets `torch.compile` fuse what surrounds the matrix products of a Llama-shaped model.
+
+    Attention has another number of segments in each batch, for each of which all would be compiled anew.
+    """
+    from transformers.models.llama import modeling_llama
+
+    torch._dynamo.config.recompile_limit = 64
+    for layer in (modeling_llama.LlamaMLP, modeling_llama.LlamaRMSNorm):
+        layer.forward = torch.compile(layer.forward, dynamic=True)
+    modeling_llama.apply_rotary_pos_emb = torch.compile(modeling_llama.apply_rotary_pos_emb, dynamic=True)
 
 
 def trl(work: Work, folder: Path, *, best: bool) -> Measured:
@@ -278,4 +293,5 @@ CONTENDERS: dict[str, Callable[[Work, Path], Measured]] = {
     ),
     "halo_lightning, full checkpointing": lambda work, folder: halo(work, folder, activation_checkpointing="full"),
     "halo_lightning, optimizer not fused": lambda work, folder: halo(work, folder, fused=None),
+    "halo_lightning, torch.compile": lambda work, folder: halo(work, folder, compiled=True),
 }

@@ -35,6 +35,7 @@ ALONE = (
     "halo_lightning, prompts not shared",
     "halo_lightning, frozen reference",
     "halo_lightning, optimizer not fused",
+    "halo_lightning, torch.compile",
 )
 LARGEST_LOAD = 0.5
 """Cores that other processes may use while a contender runs; above this the run is thrown away."""
