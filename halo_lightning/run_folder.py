@@ -34,6 +34,7 @@ class RunFolder:
         id: Which run its checkpoints are of: a run that starts anew in the same folder is another one.
         curves: The name of the run's TensorBoard version.
         settings: What the run was started with.
+        ended: Whether the run came to its end, with everything written.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -41,10 +42,12 @@ class RunFolder:
         self.id = ""
         self.curves = ""
         self.settings: dict[str, Any] = {}
+        self.ended = True
         try:
             content = json.loads((self.folder / _RUN).read_text(encoding="utf-8"))
             self.id, self.curves = str(content["id"]), Path(str(content["curves"])).name
             self.settings = dict(content.get("settings", {}))
+            self.ended = bool(content.get("ended", True))
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -93,11 +96,20 @@ class RunFolder:
             numbers = [int(name[8:]) for name in versions if name[8:].isdigit()]
             self.id, self.curves = uuid.uuid4().hex, f"version_{max(numbers, default=-1) + 1}"
             self.settings = settings
+        self._note(ended=False)
+
+    def end(self) -> None:
+        """Notes that the run has come to its end."""
+        self._note(ended=True)
+
+    def _note(self, *, ended: bool) -> None:
+        self.ended = ended
         if not rank_zero_only.rank:  # type: ignore[attr-defined]
             content = {
                 "id": self.id,
                 "curves": self.curves,
                 "settings": self.settings,
+                "ended": ended,
                 "process": os.getpid(),
                 "host": socket.gethostname(),
                 "since": time.strftime("%Y-%m-%d %H:%M:%S"),

@@ -106,6 +106,12 @@ class HaloCLI(LightningCLI):
                 args=args,
             )
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs it, and notes that it has come to its end."""
+        super()._run_subcommand(subcommand)
+        if subcommand == "fit":
+            self.run.end()
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Lightning's commands; `predict` has no meaning for feedback."""
@@ -259,13 +265,16 @@ class HaloCLI(LightningCLI):
         export = Path(settings.export.folder or Path(settings.run_dir) / "export")
         with RunFolder(settings.run_dir).locked(wait=True):
             manifest = read_manifest(export)
-            if manifest is None:
-                announce(f"SFT stage: no finished export in {export}, so {config} runs first")
+            plain = comparable(self.as_plain_data(settings))
+            changed = [] if manifest is None else differences(manifest.get("settings", {}), plain)
+            # A stage that was killed after its export has curves that lack their end.
+            if manifest is None or (goes_on and not changed and not RunFolder(settings.run_dir).ended):
+                found = "no finished export" if manifest is None else "the export of a run that was killed"
+                announce(f"SFT stage: {found} in {export}, so {config} runs first")
                 HaloCLI(args=["fit", *arguments, *[f"--ckpt_path={LAST}"] * goes_on], stage=True)
                 if read_manifest(export) is None:
                     raise ConfigError(f"{config}: this SFT stage ended without an export (no {export / MANIFEST})")
             else:
-                changed = differences(manifest.get("settings", {}), comparable(self.as_plain_data(settings)))
                 note = f", which was made with other settings ({'; '.join(changed)}): delete it to train it again"
                 announce(f"SFT stage: the finished export in {export} is reused{note if changed else ''}")
         return str(export)

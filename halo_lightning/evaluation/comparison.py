@@ -10,7 +10,7 @@ import yaml
 
 from halo_lightning.errors import ConfigError
 from halo_lightning.evaluation.comparison_page import print_rows, write_page
-from halo_lightning.evaluation.grids import Cell, command_line, fit, read_settings, run_grid
+from halo_lightning.evaluation.grids import Cell, command_line, fit, read_settings, finished_grid
 from halo_lightning.evaluation.judging import judge_models
 from halo_lightning.methods import CONFIGS
 
@@ -65,16 +65,17 @@ def compare(
         [Trained(path, seed, prompts, tuple(arguments)) for seed in seeds for path in wave]
         for wave in (first, [path for path in paths if path not in stages])
     ]
-    cells = [made.result for made in run_grid(waves, root, processes)]
-    cells.sort(key=lambda cell: [BASE, *(path.stem for path in paths)].index(cell["name"]))
-    print_rows(cells)
     options = {
         "configs": configs,
         "seeds": seeds if seeds != SEEDS else None,
         "prompts": prompts if prompts != PROMPTS else None,
         "arguments": arguments,
     }
-    write_page(cells, Path(out), command=command_line("compare", options))
+    with finished_grid(waves, root, processes) as finished:
+        cells = [made.result for made in finished]
+        cells.sort(key=lambda cell: [BASE, *(path.stem for path in paths)].index(cell["name"]))
+        print_rows(cells)
+        write_page(cells, Path(out), command=command_line("compare", options))
     print(f"\nThe page: {out}. Every number, and what the models said: {root}/*/cell.json, generations.jsonl")
 
 

@@ -112,15 +112,18 @@ def finish(cell: Cell, root: Path) -> Finished:
     return made
 
 
-def run_grid(waves: Sequence[Sequence[Cell]], root: Path, processes: int) -> list[Finished]:
-    """Makes all cells that are not finished, and shows how far it is.
+@contextlib.contextmanager
+def finished_grid(waves: Sequence[Sequence[Cell]], root: Path, processes: int) -> Iterator[list[Finished]]:
+    """Makes all cells that are not finished, and shows how far it is; within, no other command makes a grid there.
+
+    What is made of the results, such as a page, is written within.
 
     Args:
         waves: The cells: those of a wave start from what those of the waves before have left.
         root: The folder of the grid.
         processes: How many cells are made at the same time, each on one core; 1 makes them in this process.
 
-    Returns:
+    Yields:
         What was found, in the order of the cells.
 
     Raises:
@@ -132,7 +135,7 @@ def run_grid(waves: Sequence[Sequence[Cell]], root: Path, processes: int) -> lis
     # Another command would take the cells in the making for half finished ones, and remove them.
     with RunFolder(root).locked():
         RunFolder(root).begin({}, anew=False)
-        return _run_grid(waves, root, processes)
+        yield _run_grid(waves, root, processes)
 
 
 def _run_grid(waves: Sequence[Sequence[Cell]], root: Path, processes: int) -> list[Finished]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from halo_lightning.errors import ConfigError
-from halo_lightning.evaluation.grids import Cell, command_line, run_grid
+from halo_lightning.evaluation.grids import Cell, Finished, command_line, finished_grid
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,18 @@ class Noted(Cell):
         (root / self.place / "export").write_text(self.name)
         found = (root / self.needs / "export").read_text() if self.needs else None
         return {"process": os.getpid(), "found": found, "others": sorted(os.listdir(root / self.place))}
+
+
+def run_grid(waves: list[list[Cell]], root: Path, processes: int) -> list[Finished]:
+    with finished_grid(waves, root, processes) as made:
+        return made
+
+
+def test_nobody_else_writes_there_until_the_page_is_written(tmp_path: Path) -> None:
+    with finished_grid([[Noted("cell")]], tmp_path, 1):
+        with pytest.raises(ConfigError, match="another process is writing this run"):
+            run_grid([[Noted("cell")]], tmp_path, 1)
+    run_grid([[Noted("cell")]], tmp_path, 1)
 
 
 def test_cells_are_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from halo_lightning.cli import main
 from halo_lightning.evaluation import grids
-from halo_lightning.evaluation.grids import NOTE, Cell, run_grid
+from halo_lightning.evaluation.grids import NOTE, Cell, finished_grid
 from halo_lightning.reference import ReferenceCache
 from halo_lightning.run_folder import RunFolder
 from tests.conftest import REPOSITORY
@@ -118,7 +118,8 @@ class Slow(Cell):
 
 
 def make_cells(ready: Any, go_on: Any, folder: Path, name: str) -> None:
-    run_grid([[Slow(name, ready, go_on)]], folder, 1)
+    with finished_grid([[Slow(name, ready, go_on)]], folder, 1):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -36,23 +36,24 @@ def archangel_tiny(
     """
     from halo_lightning.evaluation.archangel_tiny.grid import SIZES, waves
     from halo_lightning.evaluation.archangel_tiny.page import write_page
-    from halo_lightning.evaluation.grids import command_line, run_grid
+    from halo_lightning.evaluation.grids import command_line, finished_grid
     from halo_lightning.evaluation.report_command import write_report
 
     sizes = [sizes] if isinstance(sizes, str) else sizes or list(SIZES)
     seeds = [seeds] if isinstance(seeds, int) else seeds or SEEDS
     root = Path(run_dir)
     grid = waves(sizes, seeds, prompts, arguments or [])
-    made = run_grid(grid, root, processes)
-    cells = sorted((cell for wave in grid for cell in wave), key=lambda cell: cell.rank)
-    report = write_report([root / cell.place / "verdicts.jsonl" for cell in cells], root / "report", "Archangel, tiny")
-    print(f"the report: {root / 'report' / 'report.html'}")
-    options = {
-        "sizes": sizes if sizes != list(SIZES) else None,
-        "seeds": seeds if seeds != SEEDS else None,
-        "prompts": prompts if prompts != PROMPTS else None,
-        "arguments": arguments,
-    }
-    minutes = sum(one.cpu_seconds for one in made) / 60
-    write_page(report, cells, Path(out), command=command_line("archangel-tiny", options), minutes=minutes)
+    with finished_grid(grid, root, processes) as made:
+        cells = sorted((cell for wave in grid for cell in wave), key=lambda cell: cell.rank)
+        verdicts = [root / cell.place / "verdicts.jsonl" for cell in cells]
+        report = write_report(verdicts, root / "report", "Archangel, tiny")
+        print(f"the report: {root / 'report' / 'report.html'}")
+        options = {
+            "sizes": sizes if sizes != list(SIZES) else None,
+            "seeds": seeds if seeds != SEEDS else None,
+            "prompts": prompts if prompts != PROMPTS else None,
+            "arguments": arguments,
+        }
+        minutes = sum(one.cpu_seconds for one in made) / 60
+        write_page(report, cells, Path(out), command=command_line("archangel-tiny", options), minutes=minutes)
     print(f"the page: {out}")

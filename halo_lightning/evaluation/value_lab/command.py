@@ -34,18 +34,18 @@ def value_lab(
         processes: How many train at the same time, on one core each.
         out: The Markdown page to write; its picture goes into the folder `images` beside it.
     """
-    from halo_lightning.evaluation.grids import command_line, run_grid
+    from halo_lightning.evaluation.grids import command_line, finished_grid
     from halo_lightning.evaluation.value_lab.grid import waves
     from halo_lightning.evaluation.value_lab.page import write_page
 
     seeds = [seeds] if isinstance(seeds, int) else seeds or SEEDS
     grid = waves(seeds, prompts, size)
-    made = run_grid(grid, Path(run_dir), processes)
     cells = [cell for wave in grid for cell in wave]
     options = {
         "seeds": seeds if seeds != SEEDS else None,
         "prompts": prompts if prompts != PROMPTS else None,
         "size": size if size != SIZE else None,
     }
-    write_page(dict(zip(cells, made, strict=True)), Path(out), command=command_line("value-lab", options))
+    with finished_grid(grid, Path(run_dir), processes) as made:
+        write_page(dict(zip(cells, made, strict=True)), Path(out), command=command_line("value-lab", options))
     print(f"\nThe page: {out}. Every number, and what the models said: {run_dir}/*/*/cell.json, generations.jsonl")
