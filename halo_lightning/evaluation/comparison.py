@@ -10,7 +10,7 @@ import yaml
 
 from halo_lightning.errors import ConfigError
 from halo_lightning.evaluation.comparison_page import print_rows, write_page
-from halo_lightning.evaluation.grids import Cell, command_line, fit, read_settings, finished_grid
+from halo_lightning.evaluation.grids import Cell, command_line, finished_grid, fit, read_settings
 from halo_lightning.evaluation.judging import judge_models
 from halo_lightning.methods import CONFIGS
 

@@ -48,9 +48,9 @@ def run_grid(waves: list[list[Cell]], root: Path, processes: int) -> list[Finish
 
 
 def test_nobody_else_writes_there_until_the_page_is_written(tmp_path: Path) -> None:
-    with finished_grid([[Noted("cell")]], tmp_path, 1):
-        with pytest.raises(ConfigError, match="another process is writing this run"):
-            run_grid([[Noted("cell")]], tmp_path, 1)
+    taken = pytest.raises(ConfigError, match="another process is writing this run")
+    with finished_grid([[Noted("cell")]], tmp_path, 1), taken:
+        run_grid([[Noted("cell")]], tmp_path, 1)
     run_grid([[Noted("cell")]], tmp_path, 1)
 
 
