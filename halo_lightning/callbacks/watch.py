@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -38,6 +39,8 @@ class _Step(NamedTuple):
 
 class WatchNumbers(L.Callback):
     """Stops a run whose loss or gradient is not finite, or skips the step, and warns of what usually ends badly.
+
+    Where there are several processes, all of them do so, and say the same.
 
     The message names the examples by file and line, and the tensor; the batch is saved in the folder `not_finite` of
     the run, to try it alone. No checkpoint is ever written of weights that such a step has touched.
@@ -153,8 +156,8 @@ class WatchNumbers(L.Callback):
         rank_zero_warn(f"step {step.number:,} is skipped: {what}. The batch is saved in {where}")
         optimizer.zero_grad(set_to_none=True)  # optimizers leave weights without a gradient alone
 
-    def _described(self, trainer: L.Trainer, module: L.LightningModule, step: _Step) -> tuple[str, Path]:
-        """What is not finite, in which examples; and where the batches were saved."""
+    def _described(self, trainer: L.Trainer, module: L.LightningModule, step: _Step) -> tuple[str, str]:
+        """What is not finite, in which examples; and where the batches were saved. The same in every process."""
         data = getattr(trainer, "datamodule", None)
         dataset = None if getattr(data, "streaming", False) else getattr(data, "train_dataset", None)
         tensors = list(_tensors(module, step))
@@ -164,17 +167,22 @@ class WatchNumbers(L.Callback):
             for place in _places(batch, values, dataset)
         ]
         folder = Path(trainer.default_root_dir) / "not_finite" / f"step-{step.number:06}-process-{trainer.global_rank}"
+        losses = [loss.item() for loss in step.losses]
+        bad = next((str(loss) for loss in losses if not math.isfinite(loss)), None)
+        everyone = _of_all_processes(trainer, _Found(bad, tensors, examples, str(folder)))  # before one may fail
         about = {
             "step": step.number,
             "tensors": tensors,
             "examples": examples,
-            "losses": [str(loss.item()) for loss in step.losses],
+            "losses": [str(loss) for loss in losses],
         }
         save_batches(folder, step.batches, about)
-        losses = [loss.item() for loss in step.losses]
-        bad = next((loss for loss in losses if not torch.tensor(loss).isfinite()), None)
-        what = f"the loss is {bad}" if bad is not None else "the gradient is not finite"
-        return f"{what} ({_listed(tensors)}), with {_listed(examples)}", folder
+        # A gradient is everybody's; a loss is of those who had the examples.
+        whose = [found for found in everyone if found.loss is not None] or everyone
+        what = "the gradient is not finite" if whose[0].loss is None else f"the loss is {whose[0].loss}"
+        named = {name: None for found in whose for name in found.tensors}
+        places = [place for found in whose for place in found.examples]
+        return f"{what} ({_listed(list(named))}), with {_listed(places)}", _listed([found.folder for found in whose])
 
     # --- warnings ----------------------------------------------------------------------------------------------------
 
@@ -207,6 +215,24 @@ class WatchNumbers(L.Callback):
         self.skipped, self._in_a_row = state_dict["skipped"], state_dict["in_a_row"]
         self.warned, self._seen_at = list(state_dict["warned"]), state_dict["seen_at"]
         self._history = History.of(state_dict["history"])
+
+
+class _Found(NamedTuple):
+    """What one process found in a step: its loss, where that is not finite, and what else is to be said."""
+
+    loss: str | None
+    tensors: list[str]
+    examples: list[str]
+    folder: str
+
+
+def _of_all_processes(trainer: L.Trainer, found: _Found) -> list[_Found]:
+    """What all processes found, in each of them; all have to ask."""
+    if trainer.world_size == 1:
+        return [found]
+    everyone: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(everyone, found)
+    return everyone
 
 
 def _kept(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from halo_lightning.callbacks.warning_signs import EXPLODED_KL, FALLEN_NATS, LEA
 from halo_lightning.callbacks.watch import MOST_SKIPPED
 from halo_lightning.errors import ConfigError, NotFiniteError
 from halo_lightning.world import rows
+from tests.conftest import REPOSITORY
 
 SMALL: dict[str, Any] = {"batch_size": 8, "max_length": 64, "max_prompt_length": 40, "validation_fraction": 0}
 
@@ -202,3 +206,45 @@ def test_an_accuracy_of_one_is_no_leak_late_or_of_few_examples() -> None:
 def test_a_choice_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigError, match="expected 'stop' or 'skip'"):
         WatchNumbers(not_finite="ignore")  # type: ignore[arg-type]
+
+
+SPREAD = [pytest.param(strategy, marks=pytest.mark.slow) for strategy in ("fsdp2", "fsdp")]
+
+
+@pytest.fixture(scope="module", params=["ddp", *SPREAD])
+def in_two_processes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where two processes left what they said: `stop-0.json` is of the first one, and so on."""
+    folder = tmp_path_factory.mktemp("processes")
+    write(folder / "thumbs.jsonl", "thumbs")
+    jobs = [f"{request.param}:{choice}" for choice in ("stop", "skip")]
+    outside = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    environment = {key: value for key, value in os.environ.items() if key not in outside}
+    command = [sys.executable, "-m", "tests.callbacks.watch_in_processes", str(folder), *jobs]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def results(folder: Path, choice: str) -> list[dict[str, Any]]:
+    return [json.loads((folder / f"{choice}-{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_all_processes_stop_and_name_the_example_that_one_of_them_has(in_two_processes: Path) -> None:
+    one, other = results(in_two_processes, "stop")
+    assert one["said"] == other["said"]
+    assert "the loss is nan (" in one["said"]
+    assert f", with {one['place']}. The batch is saved in" in one["said"]
+    saved = one["said"].split("saved in ")[1].split(". Going")[0]
+    assert json.loads((Path(saved) / "about.json").read_text())["examples"] == [one["place"]]
+    assert one["finite"]
+    assert other["finite"]
+
+
+def test_all_processes_skip_and_count_the_same(in_two_processes: Path) -> None:
+    one, other = results(in_two_processes, "skip")
+    assert one["said"] == other["said"] == ""
+    assert one["skipped"] == other["skipped"] == 1
+    (told,) = one["told"]  # the first process speaks for all
+    assert f"), with {one['place']}. The batch is saved in" in told
+    assert one["finite"]
+    assert other["finite"]
