@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torchmetrics import Metric
 
+from halo_lightning.errors import ConfigError
 from halo_lightning.sharding import build_spread, hand_out, spread
 from halo_lightning.strategies.sharded import ShardedCheckpoints
 
@@ -32,6 +33,18 @@ class FSDP2(ShardedCheckpoints, ModelParallelStrategy):
     ) -> None:
         super().__init__(process_group_backend=process_group_backend, timeout=timeout)
         self.cpu_offload = cpu_offload
+
+    def setup_environment(self) -> None:
+        """Starts the processes' group.
+
+        Raises:
+            ConfigError: Weights were to be fetched from the memory of the CPU, and there is nothing to fetch them to.
+        """
+        if self.cpu_offload and self.root_device.type == "cpu":
+            raise ConfigError(
+                "cpu_offload fetches weights to a GPU, and there is none. On CPUs: --trainer.strategy fsdp2"
+            )
+        super().setup_environment()
 
     def _setup_distributed(self) -> None:
         super()._setup_distributed()
