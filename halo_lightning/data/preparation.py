@@ -31,8 +31,11 @@ from halo_lightning.data.sources.rows import Row
 from halo_lightning.data.truncation import Limits, Truncation
 from halo_lightning.errors import DataError
 
-CHUNK = 512
-"""Examples that are tokenised in one call."""
+CHUNK = 128
+"""Examples that are tokenised in one call: what becomes of them stays in the processor's caches."""
+
+TOKENIZING = 2
+"""Threads that wait for the tokenizer: while one of them waits for Python, the other one's call keeps it busy."""
 
 Tokenized = tuple[Example, list[Encoded]]
 """An example with the tokens of its completions."""
@@ -249,10 +252,10 @@ def add(builder: TokenizedDatasetBuilder, part: Sequence[Tokenized]) -> None:
 def _in_chunks(encoder: Encoder, examples: Iterator[Example], bad: BadRows) -> Iterator[Iterator[Tokenized]]:
     """The examples with their tokens, chunk after chunk.
 
-    While the tokenizer works on a chunk in a thread of its own, on all processors and without Python, the next chunk is
+    While the tokenizer works on chunks in threads of their own, on all processors and without Python, the next chunk is
     read and rendered.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as pool:
+    with ThreadPoolExecutor(TOKENIZING, thread_name_prefix="tokenizer") as pool:
         waiting: deque[tuple[_RenderedExamples, Future[list[Any]]]] = deque()
 
         def finished(left: int) -> Iterator[Iterator[Tokenized]]:
@@ -264,7 +267,7 @@ def _in_chunks(encoder: Encoder, examples: Iterator[Example], bad: BadRows) -> I
             while chunk := list(itertools.islice(examples, CHUNK)):
                 for rendered in encoder.render(chunk, bad):
                     waiting.append((rendered, pool.submit(tokenize_batch, encoder.tokenizer, rendered.texts)))
-                    yield from finished(1)
+                    yield from finished(TOKENIZING)
         except DataError:
             yield from finished(0)  # what is wrong with an earlier row is said first
             raise

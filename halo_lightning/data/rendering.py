@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from halo_lightning.data.boundaries import split_fast, split_slow
+from halo_lightning.data.boundaries import split_fast, split_slow, tokenize_fast
 from halo_lightning.data.conversations import (
     Completion,
     Conversation,
@@ -214,17 +214,7 @@ def tokenize_batch(tokenizer: Any, rendered: Rendered) -> list[Any]:
     Returns:
         For each text what the tokenizer makes of it; nothing for a tokenizer without a fast implementation.
     """
-    if not tokenizer.is_fast:
-        return []
-    from transformers import PreTrainedTokenizerFast
-
-    settings = {"add_special_tokens": False, "padding": False, "truncation": False, "verbose": False}
-    if type(tokenizer)._encode_plus is not PreTrainedTokenizerFast._encode_plus:
-        encodings: list[Any] = tokenizer(rendered.texts, **settings).encodings
-        return encodings
-    tokenizer("", **settings)  # tells the implementation not to pad and to cut, as the last call may have
-    # What `transformers` makes of the result (lists of masks and numbers) is not needed.
-    return tokenizer.backend_tokenizer.encode_batch(rendered.texts, add_special_tokens=False)
+    return tokenize_fast(tokenizer, rendered.texts) if tokenizer.is_fast else []
 
 
 def finish_batch(tokenizer: Any, rendered: Rendered, tokenized: list[Any]) -> list[Encoded]:
