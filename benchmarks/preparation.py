@@ -28,6 +28,8 @@ OURS, AGAIN = "halo_lightning", "halo_lightning, second start"
 CONTENDERS = (OURS, AGAIN, "TRL, one process", "TRL, all processors")
 TRAINING = "training"
 STEPS, BATCH = 10, 16
+DISK = 20_000
+"""Bytes that a row takes on disk at most: TRL keeps each stage of its preparation."""
 HALF = 560
 """Fewest characters of a prompt, and of a completion: together about 300 tokens."""
 
@@ -147,7 +149,7 @@ class Measured:
         return self
 
     def _watch(self) -> None:
-        while not self._done.wait(0.1):
+        while not self._done.wait(0.25):
             self._look()
 
     def _look(self) -> None:
@@ -168,12 +170,15 @@ class Measured:
 
 
 def anonymous_bytes(process: int) -> int:
-    """Memory of a process that is its own: not the pages of mapped files, which the system can take back."""
+    """Memory of a process that is its own: not the pages of mapped files, which the system can take back.
+
+    What processes share since one has forked the other counts once, in equal parts for each.
+    """
     try:
-        status = Path(f"/proc/{process}/status").read_text()
+        rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
     except OSError:
         return 0
-    return sum(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon:"))
+    return sum(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss_Anon:"))
 
 
 def children(process: int) -> Iterator[int]:
@@ -278,6 +283,8 @@ def main() -> None:
 
     shutil.rmtree(options.work, ignore_errors=True)
     options.work.mkdir(parents=True)
+    if shutil.disk_usage(options.work).free < options.rows * DISK:
+        parser.error(f"{options.rows} rows may take {options.rows * DISK:,} bytes of disk: there are fewer")
     write_model(options.data, options.work / "model", options.vocabulary)
     rows = options.work / "rows.jsonl"
     write_rows(options.data, options.rows, rows, conversational=options.conversational)
