@@ -81,8 +81,8 @@ def cautions(fit: FittedValue, policy: str, feedback: Sequence[str]) -> list[str
         )
     if isinstance(fit.likelihood.observations, Pairs) and fit.likelihood.fixed_reference_point is None:
         notes.append(
-            "pairs show the reference point in the bend of the curve alone: where it is estimated, intervals are too"
-            " narrow in simulations (the command recover-value counts it). Give it where it is known."
+            "pairs show the reference point in the bend of the curve alone: where it is estimated, intervals are wide"
+            " (and calibrated by simulation). Give it where it is known."
         )
     usual = usual_outcomes(fit)
     if usual is None:

@@ -32,6 +32,8 @@ def fit_value_command(
     max_prompt_length: int | None = None,
     device: str = "cpu",
     out: str = "runs/value",
+    annotator: str | None = None,
+    fewest: int = 20,
 ) -> None:
     """Estimates a human value function from feedback and the implicit rewards of a model.
 
@@ -54,7 +56,11 @@ def fit_value_command(
         max_prompt_length: What an overlong prompt is cut to; None is half of `max_length`.
         device: Where to compute.
         out: The folder to write to.
+        annotator: The column of the feedback that says whose answer a row is. Then everybody gets a fit, too, and the
+            medians and the spreads across annotators are estimated, with the reference point of all together.
+        fewest: An annotator with fewer answers gets no fit, and is counted; the answers still count for the population.
     """
+    from halo_lightning.evaluation.human_values.annotator_fits import fit_annotators
     from halo_lightning.evaluation.human_values.cautions import cautions
     from halo_lightning.evaluation.human_values.fitting import fit_value
     from halo_lightning.evaluation.human_values.implicit_rewards import observe
@@ -65,7 +71,7 @@ def fit_value_command(
 
     if simulations < 50:
         raise ConfigError(f"simulations is {simulations}: expected 50 or more, else nothing can be rejected at 5 %")
-    observations = observe(
+    observations, annotators = observe(
         feedback,
         policy,
         reference,
@@ -74,6 +80,7 @@ def fit_value_command(
         max_length=max_length,
         max_prompt_length=max_prompt_length,
         device=device,
+        annotator=annotator,
     )
     shapes = (KAHNEMAN_TVERSKY, LOGISTIC)
     fits = [fit_value(observations, shape, reference_point=reference_point, confidence=confidence) for shape in shapes]
@@ -93,6 +100,12 @@ def fit_value_command(
     write_json(folder / "value_function.json", fits[0].as_config())
     settings = {"feedback": str(feedback), "policy": policy, "reference": reference, "beta": beta}
     write_json(folder / "estimates.json", {**settings, **described(fits, comparison), "notes": notes})
+    if annotators is not None:
+        everybody = fit_annotators(
+            observations, annotators, reference_point=fits[0].reference_point, confidence=confidence, fewest=fewest
+        )
+        print(f"\n{everybody}")
+        write_json(folder / "annotators.json", {**settings, "annotator": annotator, **everybody.as_json()})
     print(f"\nThe curves: {folder / 'value_function.png'}. Every number: {folder / 'estimates.json'}")
     print(f'To train with it: fit … --model.value_function "$(cat {folder / "value_function.json"})"')
 
@@ -114,10 +127,6 @@ def open_ended(estimate: Any) -> bool:
 
 def described(fits: list[FittedValue], comparison: Comparison) -> dict[str, Any]:
     """Fits and comparison as JSON has them; an open end of an interval is null."""
-
-    def number(value: float) -> float | None:
-        return value if abs(value) < float("inf") else None
-
     return {
         "confidence": fits[0].confidence,
         "answers": len(fits[0].likelihood.observations),
@@ -125,10 +134,7 @@ def described(fits: list[FittedValue], comparison: Comparison) -> dict[str, Any]
             {
                 "shape": fit.shape.name,
                 "value_function": fit.as_config(),
-                "estimates": {
-                    name: {key: number(value) for key, value in one._asdict().items()}
-                    for name, one in fit.estimates.items()
-                },
+                "estimates": {name: one.as_json() for name, one in fit.estimates.items()},
                 "log_likelihood": fit.log_likelihood,
                 "aic": fit.aic,
             }

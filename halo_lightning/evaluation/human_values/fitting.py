@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -32,19 +31,29 @@ from torch import Tensor
 
 from halo_lightning.errors import DataError
 from halo_lightning.evaluation.human_values.annotators import SimulatedAnnotator
+from halo_lightning.evaluation.human_values.intervals import (
+    inverse_information,
+    normal_quantile,
+    profile_intervals,
+    with_own_noise,
+)
 from halo_lightning.evaluation.human_values.likelihood import (
     FAR,
     NOISE,
     REFERENCE_POINT,
+    STEP,
     Likelihood,
     Point,
     Vector,
     highest,
-    maximize,
+    steps,
 )
 from halo_lightning.evaluation.human_values.observations import Observations
 from halo_lightning.evaluation.human_values.shapes import KAHNEMAN_TVERSKY, Shape, as_config
 from halo_lightning.values import HumanValue
+
+SIMULATIONS = 25
+"""Enough for a mean: what is wanted is its order of size, and not a tail."""
 
 Intervals = Literal["profile", "wald", "none"]
 
@@ -58,6 +67,10 @@ class Estimate(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g})"
+
+    def as_json(self) -> dict[str, float | None]:
+        """Value, low and high; null where there is no end."""
+        return {name: number if math.isfinite(number) else None for name, number in self._asdict().items()}
 
 
 @dataclass(frozen=True)
@@ -120,7 +133,7 @@ class FittedValue:
 
     def draws(self, number: int, *, seed: int = 1) -> list[SimulatedAnnotator]:
         """Annotators from the (normal) distribution of the estimate: what may be true, given the data."""
-        covariance = _covariance(self.point.information)
+        covariance = inverse_information(self.point.information)
         width = np.minimum(np.sqrt(np.diag(covariance)), FAR)
         correlation = covariance / np.sqrt(np.outer(np.diag(covariance), np.diag(covariance)))
         generator = np.random.default_rng(seed)
@@ -151,6 +164,8 @@ def fit_value(
     confidence: float = 0.95,
     intervals: Intervals = "profile",
     start: Vector | None = None,
+    simulations: int = SIMULATIONS,
+    seed: int = 1,
 ) -> FittedValue:
     """Estimates a human value function by maximum likelihood.
 
@@ -159,10 +174,13 @@ def fit_value(
         shape: The family of value functions.
         reference_point: z_ref where it is known, in the unit of the rewards; None estimates it.
         confidence: Of the intervals.
-        intervals: `profile` inverts the likelihood-ratio test, and is right also where the data say little (that of the
-            noise is a Wald interval all the same); `wald` is the quick one, from the expected information, on the
-            logarithmic scale; `none` leaves them out.
+        intervals: `profile` inverts the likelihood-ratio test, and is right also where the data say little (see
+            `intervals`); `wald` is the quick one, from the expected information, on the logarithmic scale; `none`
+            leaves them out.
         start: Where to begin the search, unconstrained; None tries several places.
+        simulations: From the fit, to calibrate profile intervals where the reference point shows in the bend of the
+            curve alone (pairs and ratings, `reference_point` None); 0 leaves them too narrow there.
+        seed: Of the simulations.
 
     Returns:
         The estimates. What the data do not determine has an interval that is open on one side or both.
@@ -179,14 +197,7 @@ def fit_value(
     maximum = highest(likelihood.penalized, likelihood.starts if start is None else [start])
     point = likelihood.point(maximum)
     _check(likelihood, maximum, point)
-    ends = _ends(likelihood, maximum, point, confidence, intervals)
-    names = [name for name in likelihood.names if not name.startswith("threshold")]
-    estimates = {
-        name: Estimate(*(_own_unit(name, end) for end in (maximum[place], *ends[place])))
-        for place, name in enumerate(names)
-        if name != NOISE
-    }
-    estimates[NOISE] = _noise(likelihood, maximum, point, math.nan if intervals == "none" else confidence)
+    estimates = _estimates(likelihood, maximum, point, confidence, intervals, simulations, seed)
     return FittedValue(likelihood, maximum, point, estimates, confidence)
 
 
@@ -202,87 +213,32 @@ def _check(likelihood: Likelihood, maximum: Vector, point: Point) -> None:
         raise DataError("the rewards separate the answers without exception: noise and shape cannot be estimated")
 
 
-def _own_unit(name: str, parameter: float) -> float:
-    return float(parameter) if name == REFERENCE_POINT else _exponential(parameter)
+def _estimates(
+    likelihood: Likelihood,
+    maximum: Vector,
+    point: Point,
+    confidence: float,
+    intervals: Intervals,
+    simulations: int,
+    seed: int,
+) -> dict[str, Estimate]:
+    """Each parameter in its own unit, with its interval."""
+    own, place = with_own_noise(likelihood, maximum)
+    if intervals == "profile":
+        ends = profile_intervals(own, place, confidence, simulations=simulations, seed=seed)
+    else:
+        to_own = np.array([with_own_noise(likelihood, maximum + step)[1] for step in steps(len(maximum))[1:]])
+        jacobian = (to_own - place).T / STEP
+        variance = np.diag(jacobian @ inverse_information(point.information) @ jacobian.T)
+        width = normal_quantile(confidence) * np.sqrt(variance) * (math.nan if intervals == "none" else 1)
+        ends = list(zip(place - width, place + width, strict=True))
+    names = [name for name in own.names if not name.startswith("threshold")]
+    found = zip(names, place.tolist(), ends, strict=False)
+    return {name: Estimate(*(own_unit(name, at) for at in (middle, *low_high))) for name, middle, low_high in found}
 
 
-def _exponential(logarithm: float) -> float:
-    return math.inf if logarithm > 700 else math.exp(logarithm)
-
-
-def _noise(likelihood: Likelihood, maximum: Vector, point: Point, confidence: float) -> Estimate:
-    """τ with the interval of the delta method on the logarithmic scale: it is a function of all parameters."""
-    from scipy.optimize import approx_fprime
-
-    def logarithm(parameters: Vector) -> float:
-        return math.log(float(likelihood.unpack(parameters).noise))
-
-    middle, slope = logarithm(maximum), approx_fprime(maximum, logarithm)
-    width = _normal(confidence) * math.sqrt(slope @ _covariance(point.information) @ slope)
-    return Estimate(*(_exponential(end) for end in (middle, middle - width, middle + width)))
-
-
-def _normal(confidence: float) -> float:
-    """How many standard deviations an interval reaches to either side."""
-    from scipy.stats import norm
-
-    return float(norm.ppf(0.5 + confidence / 2))
-
-
-def _covariance(information: Vector) -> Vector:
-    """The inverse information; where it is singular, the variance of what is not determined is huge."""
-    scale = np.sqrt(np.maximum(np.diag(information), 1e-12))
-    values, vectors = np.linalg.eigh(information / np.outer(scale, scale))
-    inverse: Vector = (vectors / np.maximum(values, 1e-10)) @ vectors.T / np.outer(scale, scale)
-    return inverse
-
-
-def _ends(
-    likelihood: Likelihood, maximum: Vector, point: Point, confidence: float, intervals: Intervals
-) -> list[tuple[float, float]]:
-    """The unconstrained ends of each parameter's interval."""
-    if intervals == "none":
-        return [(math.nan, math.nan)] * len(maximum)
-    width = _normal(confidence) * np.sqrt(np.diag(_covariance(point.information)))
-    if intervals == "wald":
-        return list(zip(maximum - width, maximum + width, strict=True))
-    return [
-        (
-            _profile_end(likelihood, maximum, place, -width[place], confidence),
-            _profile_end(likelihood, maximum, place, width[place], confidence),
-        )
-        for place in range(likelihood.names.index(NOISE))
-    ]
-
-
-def _profile_end(likelihood: Likelihood, maximum: Vector, place: int, step: float, confidence: float) -> float:
-    """Where the likelihood-ratio test begins to reject, in the direction of a first step; infinite if nowhere."""
-    from scipy.optimize import brentq
-    from scipy.stats import chi2
-
-    top = likelihood.penalized(maximum).log_likelihood
-    critical = float(chi2.ppf(confidence, 1))
-    others = np.delete(maximum, place)
-
-    @cache  # which also makes the ends of a bracket what they were when it was found
-    def excess(value: float) -> float:
-        nonlocal others
-        if value == maximum[place]:  # known, and a search that begins far away need not find it
-            return -critical
-
-        def of_others(parameters: Vector) -> Point:
-            whole = likelihood.penalized(np.insert(parameters, place, value))
-            information = np.delete(np.delete(whole.information, place, 0), place, 1)
-            return Point(whole.log_likelihood, np.delete(whole.score, place), information)
-
-        others = maximize(of_others, others)
-        return 2 * (top - of_others(others).log_likelihood) - critical
-
-    edge = likelihood.region[int(step > 0)][place]
-    inside, outside = maximum[place], maximum[place] + step
-    while abs(outside - maximum[place]) < abs(edge - maximum[place]):
-        if excess(outside) > 0:
-            found: float = brentq(excess, inside, outside, xtol=0.005 * abs(step))
-            return found
-        inside, outside = outside, outside + 0.6 * (outside - maximum[place])
-    return math.copysign(math.inf, step)
+def own_unit(name: str, parameter: float) -> float:
+    """A parameter as it is, from an unconstrained one: the reference point is itself, others are logarithms."""
+    if name == REFERENCE_POINT:
+        return float(parameter)
+    return math.inf if parameter > 700 else math.exp(parameter)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from halo_lightning.data import FeedbackDataModule, PairedDataModule, UnaryDataModule
 from halo_lightning.data.batching import TokenizedDataset
-from halo_lightning.data.sources import BadRows, Source
-from halo_lightning.errors import ConfigError
+from halo_lightning.data.sources import BadRows, Source, read_rows
+from halo_lightning.data.sources.rows import Row, describe, problem, require
+from halo_lightning.errors import ConfigError, place
 from halo_lightning.evaluation.human_values.observations import Pairs, Thumbs
 from halo_lightning.evaluation.progress import Counter
 from halo_lightning.evaluation.prompts import kind_of_source
@@ -25,6 +27,18 @@ AT_ONCE = 64
 Kind = Literal["auto", "thumbs", "pairs"]
 
 
+class Observed(NamedTuple):
+    """Feedback with rewards.
+
+    Attributes:
+        answers: Thumbs or pairs, in the order of the feedback.
+        annotators: Who gave each, `[N]`, None for those that do not say; None where nobody asked.
+    """
+
+    answers: Thumbs | Pairs
+    annotators: list[str | None] | None
+
+
 def observe(
     feedback: str | Source | list[str | Source],
     policy: str,
@@ -35,7 +49,8 @@ def observe(
     max_length: int = 1024,
     max_prompt_length: int | None = None,
     device: str = "cpu",
-) -> Thumbs | Pairs:
+    annotator: str | None = None,
+) -> Observed:
     """Reads feedback, and computes the implicit reward of every completion in it.
 
     Args:
@@ -48,10 +63,11 @@ def observe(
         max_length: Most tokens of prompt and completion together; longer ones are cut.
         max_prompt_length: What an overlong prompt is cut to; None is half of `max_length`.
         device: Where to compute.
+        annotator: The column that says whose answer a row is; None does not ask.
 
     Raises:
         ConfigError: Policy and reference are the same, so that all rewards are 0; or the feedback is demonstrations.
-        DataError: The feedback cannot be read.
+        DataError: The feedback cannot be read, or has no such column.
     """
     if policy == reference:
         raise ConfigError(f"policy and reference are both {policy!r}: all implicit rewards are 0")
@@ -72,12 +88,34 @@ def observe(
     data.setup()
     print(data.summary)
     dataset = data.train_dataset
+    names = None if annotator is None else annotators(dataset, sources, annotator)
     logps = [sequence_logps(dataset, model, device=device) for model in (policy, reference)]
     rewards = implicit_reward(*logps, beta=beta)
     if kind == "pairs":
-        return Pairs(rewards[::2], rewards[1::2])
+        return Observed(Pairs(rewards[::2], rewards[1::2]), names)
     assert dataset.desirable is not None
-    return Thumbs(rewards, torch.from_numpy(np.array(dataset.desirable)))
+    return Observed(Thumbs(rewards, torch.from_numpy(np.array(dataset.desirable))), names)
+
+
+def annotators(dataset: TokenizedDataset, sources: Sequence[Source], column: str) -> list[str | None]:
+    """Who gave the answer of each example, as a column of the rows says; None where the row leaves it empty.
+
+    Raises:
+        ConfigError: It is not known which rows the examples are from.
+        DataError: A row has no such column.
+    """
+    named = {place(row.file, row.line): _name(row, column) for source in sources for row in read_rows(source)}
+    places = [dataset.place(example) for example in range(len(dataset))]
+    if not all(one in named for one in places):
+        raise ConfigError(f"annotator is {column!r}: this feedback does not say which row an example is from")
+    return [named[one] for one in places]
+
+
+def _name(row: Row, column: str) -> str | None:
+    value = require(row, column, "the annotator")
+    if isinstance(value, (dict, list, bool)):
+        raise problem(row, column, f"found {describe(value)}, expected the annotator: a text or a number")
+    return None if value is None or value == "" else str(value)
 
 
 @torch.no_grad()

@@ -21,8 +21,8 @@ Vector = NDArray[np.float64]
 
 REFERENCE_POINT, NOISE = "reference_point", "noise"
 
-STEP = 1e-5
-"""Of the differences: the error is of order STEP² or 1e-16/STEP, whichever is larger."""
+STEP = 1e-6
+"""Of the (forward) differences: their relative error is of this order."""
 
 FAR = 6.0
 """How far from the start a parameter is looked for, on the logarithmic scale: to a factor of 400 either way."""
@@ -43,7 +43,10 @@ class Point(NamedTuple):
 
 
 class Unpacked(NamedTuple):
-    """The parameters in their own units: one annotator's, or those of B annotators in tensors `[B, 1]`."""
+    """The parameters in their own units: one annotator's, or those of B annotators in tensors `[B, 1]`.
+
+    Or those of the annotator who gave each answer, in tensors that end with `[N]`.
+    """
 
     value_function: HumanValue
     reference_point: Tensor
@@ -93,7 +96,11 @@ class Likelihood:
 
     def unpack(self, parameters: Vector) -> Unpacked:
         """The parameters in their own units, from unconstrained ones in the order of `names`, `[d]` or `[B, d]`."""
-        rest = list(torch.from_numpy(np.moveaxis(parameters, -1, 0)[..., None]))  # each [1] or [B, 1]
+        return self.unpack_columns(list(torch.from_numpy(np.moveaxis(parameters, -1, 0)[..., None])))
+
+    def unpack_columns(self, columns: list[Tensor]) -> Unpacked:
+        """The same from one tensor for each parameter, all of a shape that broadcasts with the rewards."""
+        rest = list(columns)
         value_function = self.shape.make(**{name: rest.pop(0).exp() for name in self.shape.parameters})
         if self.fixed_reference_point is None:
             reference = rest.pop(0)
@@ -121,11 +128,9 @@ class Likelihood:
         return found
 
     def point(self, parameters: Vector) -> Point:
-        """Value, score and expected information, by central differences: any value function will do."""
-        number = len(parameters)
-        steps = STEP * np.concatenate([np.zeros((1, number)), np.eye(number), -np.eye(number)])
-        table = self.log_probabilities(parameters + steps)
-        jacobian = (table[1 : number + 1] - table[number + 1 :]) / (2 * STEP)  # [d, N, K]
+        """Value, score and expected information, by differences: any value function will do."""
+        table = self.log_probabilities(parameters + steps(len(parameters)))
+        jacobian = slopes(table)  # [d, N, K]
         score = self.observations.of_answers(jacobian).sum(-1)
         information = (jacobian * table[0].exp()).flatten(1) @ jacobian.flatten(1).T
         return Point(float(self.observations.of_answers(table[0]).sum()), score.numpy(), information.numpy())
@@ -162,18 +167,39 @@ class Likelihood:
         return Point(point.log_likelihood + penalty[0], point.score + penalty[1], point.information + penalty[2])
 
 
+def steps(number: int) -> Vector:
+    """No step, and one along each of d parameters, `[d + 1, d]`."""
+    return STEP * np.concatenate([np.zeros((1, number)), np.eye(number)])
+
+
+def slopes(table: Tensor) -> Tensor:
+    """The derivatives, `[d, …]`, of what was computed after each of the `steps`, `[d + 1, …]`.
+
+    Far out, where an answer is so improbable that the logarithm of its probability overflows, they are finite.
+    """
+    return torch.nan_to_num((table[1:] - table[0]) / STEP, nan=0.0, posinf=1e6, neginf=-1e6)
+
+
 Function = Callable[[Vector], Point]
 
 
-def highest(function: Function, starts: list[Vector]) -> Vector:
+def highest(function: Function, starts: list[Vector], tolerance: float = 1e-6) -> Vector:
     """The best of what several searches find: each is begun, and the two that get highest are brought to their end."""
     begun = starts if len(starts) < 3 else [maximize(function, start, steps=4) for start in starts]
     best = sorted(begun, key=lambda place: -function(place).log_likelihood)[:2]
-    return max((maximize(function, place) for place in best), key=lambda place: function(place).log_likelihood)
+    ends = (maximize(function, place, tolerance) for place in best)
+    return max(ends, key=lambda place: function(place).log_likelihood)
 
 
-def maximize(function: Function, start: Vector, steps: int = 100) -> Vector:
-    """Fisher scoring within a trust region (scipy's `trust-exact`, with the information as the Hessian)."""
+def maximize(function: Function, start: Vector, tolerance: float = 1e-6, steps: int = 100) -> Vector:
+    """Fisher scoring within a trust region (scipy's `trust-exact`, with the information as the Hessian).
+
+    Args:
+        function: What is to be as high as possible.
+        start: Where to begin, `[d]`.
+        tolerance: Of twice the log-likelihood: the search ends where another step promises less.
+        steps: Most of them.
+    """
     from scipy.optimize import OptimizeResult, minimize
 
     last: list[tuple[bytes, Point]] = []
@@ -188,11 +214,11 @@ def maximize(function: Function, start: Vector, steps: int = 100) -> Vector:
     def close_enough(intermediate_result: OptimizeResult) -> None:
         here = point(intermediate_result.x)
         heights.append(here.log_likelihood)
-        # Twice the gain in log-likelihood that another step promises: far below what any interval could show.
+        # Twice the gain in log-likelihood that another step promises.
         promised = here.score @ np.linalg.lstsq(here.information, here.score, rcond=None)[0]
         # At a cusp the score promises what no step keeps.
         kept = heights[-1] - heights[-5] if len(heights) > 4 else math.inf
-        if promised < 1e-6 or kept < 1e-5:
+        if promised < tolerance or kept < max(1e-5, tolerance / 4):
             raise StopIteration
 
     result = minimize(

@@ -17,8 +17,8 @@ logistic noise:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import torch
@@ -228,6 +228,26 @@ class Ratings(Observations):
     def answered(self, answers: Tensor) -> Ratings:
         """The same completions with other ratings."""
         return Ratings(self.rewards, answers, self.levels)
+
+
+def some(observations: Thumbs | Pairs, which: Sequence[int]) -> Thumbs | Pairs:
+    """The answers with these numbers, counted from 0."""
+    index = torch.tensor(which, dtype=torch.long)
+    return type(observations)(*(getattr(observations, field.name)[index] for field in fields(observations)))
+
+
+def joined(parts: Sequence[Thumbs | Pairs]) -> Thumbs | Pairs:
+    """The answers of several annotators, one after the other.
+
+    Raises:
+        DataError: There are none, or they are not all thumbs or all pairs.
+    """
+    kinds = {type(part) for part in parts}
+    if kinds not in ({Thumbs}, {Pairs}):
+        found = sorted(kind.__name__.lower() for kind in kinds)
+        raise DataError(f"found {' and '.join(found) or 'no'} answers: expected thumbs of everybody, or pairs")
+    columns = [torch.cat([getattr(part, field.name) for part in parts]) for field in fields(parts[0])]
+    return type(parts[0])(*columns)
 
 
 def _finite(rewards: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from halo_lightning.errors import ConfigError
 from halo_lightning.evaluation.grids import command_line
 from halo_lightning.evaluation.human_values.annotators import Population, SimulatedAnnotator
-from halo_lightning.evaluation.human_values.fitting import Estimate, Intervals, fit_value
+from halo_lightning.evaluation.human_values.fitting import SIMULATIONS, Estimate, Intervals, fit_value
 from halo_lightning.evaluation.human_values.observations import Observations
 from halo_lightning.evaluation.human_values.population import fit_population
 from halo_lightning.values import KahnemanTversky
@@ -65,7 +65,14 @@ class Recovery:
 
 
 def one_annotator(
-    kind: str, seed: int, *, answers: int, known: bool, annotator: SimulatedAnnotator, intervals: Intervals = "profile"
+    kind: str,
+    seed: int,
+    *,
+    answers: int,
+    known: bool,
+    annotator: SimulatedAnnotator,
+    intervals: Intervals = "profile",
+    simulations: int = SIMULATIONS,
 ) -> Estimates:
     """Simulates the answers of one annotator, and fits.
 
@@ -76,6 +83,7 @@ def one_annotator(
         known: Whether the fit is told the reference point.
         annotator: Who answers.
         intervals: As in `fit_value`.
+        simulations: As in `fit_value`.
     """
     generator = torch.Generator().manual_seed(seed)
     first, second = SPREAD * torch.randn(2, answers, generator=generator, dtype=torch.float64)
@@ -89,7 +97,9 @@ def one_annotator(
     else:
         raise ConfigError(f"kind is {kind!r}: expected thumbs, pairs or ratings")
     known_point = annotator.reference_point if known else None
-    return fit_value(observations, reference_point=known_point, intervals=intervals).estimates
+    return fit_value(
+        observations, reference_point=known_point, intervals=intervals, simulations=simulations, seed=1000 * seed
+    ).estimates
 
 
 def many_annotators(seed: int, *, annotators: int, answers: int, population: Population) -> Estimates:
@@ -105,9 +115,11 @@ def many_annotators(seed: int, *, annotators: int, answers: int, population: Pop
     return {**{f"{name} median": estimate for name, estimate in fitted.medians.items()}, **spreads}
 
 
-def recover(simulate: Callable[[int], Estimates], truth: dict[str, float], simulations: int) -> list[Recovery]:
-    """Simulates and fits over and over, with seeds from 1 on."""
-    found = [simulate(seed) for seed in range(1, simulations + 1)]
+def recover(
+    simulate: Callable[[int], Estimates], truth: dict[str, float], simulations: int, seed: int = 1
+) -> list[Recovery]:
+    """Simulates and fits over and over, with seeds from this one on."""
+    found = [simulate(each) for each in range(seed, seed + simulations)]
     return [Recovery(name, value, [estimates[name] for estimates in found]) for name, value in truth.items()]
 
 
@@ -122,7 +134,9 @@ Everything on this page is written by
 
 Simulated annotators whose value function is known answer; a value function is fitted to their answers and the true
 rewards by maximum likelihood. Are the estimates right, and do the 95 % intervals contain the truth as often as they
-say? In brackets: the exact 95 % interval of the share of intervals that do.
+say? In brackets: the exact 95 % interval of the share of intervals that do. Intervals are those of the profile
+likelihood, of pairs whose reference point is not known calibrated by simulation, and of populations from restricted
+likelihood.
 
 {table}
 
@@ -150,13 +164,16 @@ def conclusion(found: Sequence[tuple[str, Recovery]]) -> str:
     return f"The bracket ends below {CONFIDENCE}, so that the intervals are **too narrow**, with {listed}."
 
 
-def recover_values(simulations: int = 100, answers: int = 1000, population: int = 30, out: str | None = None) -> None:
+def recover_values(
+    simulations: int = 100, answers: int = 1000, population: int = 30, seed: int = 1, out: str | None = None
+) -> None:
     """Fits simulated annotators whose value function is known: what is found, and how often intervals cover it.
 
     Args:
         simulations: Of each kind of feedback; the intervals are 95 % profile-likelihood intervals.
         answers: Of the annotator in each simulation.
         population: Annotators of a population, with 100 thumbs each; 0 leaves the populations out.
+        seed: Of the first simulation; the others have those that follow.
         out: A Markdown file for the page.
     """
     from halo_lightning.files import write_text
@@ -184,7 +201,7 @@ def recover_values(simulations: int = 100, answers: int = 1000, population: int 
         def simulate(seed: int, kind: str = kind, known: bool = known) -> Estimates:
             return one_annotator(kind, seed, answers=answers, known=known, annotator=annotator)
 
-        show(name, recover(simulate, truth, simulations))
+        show(name, recover(simulate, truth, simulations, seed))
     if population:
         people = Population(noise_spread=0.3)
         truth = {"alpha median": 0.88, "lam median": 2.25, "noise median": 1.0}
@@ -193,13 +210,14 @@ def recover_values(simulations: int = 100, answers: int = 1000, population: int 
         def simulate_all(seed: int) -> Estimates:
             return many_annotators(seed, annotators=population, answers=100, population=people)
 
-        show(f"thumbs of {population} annotators", recover(simulate_all, truth, simulations))
+        show(f"thumbs of {population} annotators", recover(simulate_all, truth, simulations, seed))
     print(conclusion(found))
     if out is not None:
         options = {
             "simulations": simulations if simulations != 100 else None,
             "answers": answers if answers != 1000 else None,
             "population": population if population != 30 else None,
+            "seed": seed if seed != 1 else None,
             "out": out,
         }
         command = command_line("recover-value", options)

@@ -23,6 +23,7 @@ from halo_lightning.evaluation.human_values import (
     Thumbs,
     fit_value,
 )
+from halo_lightning.evaluation.human_values.intervals import mean_ratios, with_own_noise
 from halo_lightning.evaluation.human_values.likelihood import Likelihood
 from halo_lightning.evaluation.human_values.recovery import one_annotator, recover
 from halo_lightning.values import KahnemanTversky, Logistic
@@ -159,9 +160,45 @@ def test_what_cannot_be_estimated_is_said() -> None:
 
 def test_an_interval_reaches_from_the_maximum_though_the_search_lost_it() -> None:
     """Beyond the bend the others move to another peak, from which a search for the maximum does not come back."""
-    found = one_annotator("pairs", 2, answers=150, known=False, annotator=ANNOTATOR)
+    found = one_annotator("pairs", 2, answers=150, known=False, annotator=ANNOTATOR, simulations=0)
     for name in ("alpha", "lam", "reference_point"):
         assert found[name].low < found[name].value < found[name].high, name
+
+
+def profiled(observations: Pairs, value: float) -> float:
+    """The highest log-likelihood with this reference point, by the second implementation."""
+    starts = ([0.0, 0.0, 0.0], [0.0, 0.8, 0.0], [0.4, 0.4, 0.8])
+    found = [minimize(lambda p: -plain_log_likelihood(p, observations, value), s, method="Nelder-Mead") for s in starts]
+    return -min(one.fun for one in found)
+
+
+def test_the_interval_of_a_reference_point_reaches_as_far_as_the_likelihood_does() -> None:
+    """The likelihood has several peaks, small ones included: no value outside of the interval is well supported."""
+    pairs = answers("pairs", 200)
+    assert isinstance(pairs, Pairs)
+    estimate = fit_value(pairs, simulations=0).estimates["reference_point"]
+    top = max(profiled(pairs, value) for value in (estimate.value, *np.linspace(-3, 4, 15)))
+    for value in np.linspace(-3, 4, 15):
+        if 2 * (top - profiled(pairs, value)) < chi2.ppf(0.80, 1):
+            assert estimate.low <= value <= estimate.high
+
+
+def test_ratios_are_calibrated_where_the_reference_point_shows_in_the_bend_alone() -> None:
+    pairs = answers("pairs", 300)
+    plain, calibrated = (fit_value(pairs, simulations=number).estimates for number in (0, 8))
+    assert calibrated["alpha"].value == plain["alpha"].value
+    assert calibrated["alpha"].low < 0.99 * plain["alpha"].low
+    known = [fit_value(pairs, reference_point=0.5, simulations=number).estimates for number in (0, 8)]
+    assert known[0] == known[1]
+    assert fit_value(pairs, simulations=8).estimates == calibrated  # by seed
+    assert fit_value(pairs, simulations=8, seed=99).estimates != calibrated
+
+
+def test_the_mean_ratio_of_a_regular_likelihood_is_one() -> None:
+    own, maximum = with_own_noise(*(lambda fit: (fit.likelihood, fit.maximum))(fit_value(answers("thumbs", 400))))
+    ratios = mean_ratios(own, maximum, [0, 1, 3], 40, 5)
+    assert ratios == pytest.approx(np.ones(3), abs=0.75)  # a standard error is 0.22
+    assert (ratios > 0).all()
 
 
 def test_bands_and_draws_follow_the_uncertainty() -> None:
@@ -185,7 +222,7 @@ def test_intervals_cover() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "known"), [("thumbs", False), ("pairs", True), ("ratings", True)])
+@pytest.mark.parametrize(("kind", "known"), [("thumbs", False), ("pairs", False), ("pairs", True), ("ratings", True)])
 def test_profile_intervals_cover_in_a_hundred_simulations(kind: str, known: bool) -> None:
     def simulate(seed: int):
         return one_annotator(kind, seed, answers=1000, known=known, annotator=ANNOTATOR)
