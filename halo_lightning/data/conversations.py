@@ -248,7 +248,11 @@ def parse_template_options(row: Row) -> dict[str, Any] | None:
         raise problem(row, TEMPLATE_OPTIONS, f"found {describe(value)}, expected an object")
     for name in value:
         if name in _SET_HERE:
-            raise problem(row, TEMPLATE_OPTIONS, f"found {name!r} in it, which is not for a row to set")
+            raise problem(
+                row,
+                TEMPLATE_OPTIONS,
+                f"found {name!r} in it, which is not for a row to set: expected what the template alone knows",
+            )
     return value or None
 
 
@@ -266,6 +270,13 @@ def parse_prompt(row: Row, key: str = "prompt") -> Conversation:
             if messages[-1]["role"] == "assistant" and not messages[-1]["content"].strip():
                 messages = messages[:-1]
         else:
+            if value.startswith(HUMAN.lstrip()) and ASSISTANT in value:
+                raise problem(
+                    row,
+                    key,
+                    f"found a dialogue that starts with {excerpt(value, 20)}, expected one that starts with"
+                    f" {HUMAN!r}, line ends included, or a list of messages",
+                )
             messages = (Message(role="user", content=value),)
     else:
         messages = parse_messages(row, key, require(row, key, "a string or a list of messages"))

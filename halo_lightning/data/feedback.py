@@ -224,8 +224,8 @@ def _implicit_prompt(row: Row) -> tuple[Conversation, Completion, Completion]:
         raise problem(
             row,
             "rejected",
-            "the two conversations have different prompts: everything before the last message has to be the same in"
-            f" chosen and rejected, and message {same + 1} differs",
+            f"found two conversations with different prompts (message {same + 1} differs), expected everything before"
+            " the last message to be the same in chosen and rejected",
         )
     return prompt, chosen, rejected
 

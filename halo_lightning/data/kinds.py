@@ -51,7 +51,7 @@ def _lacking(values: dict[str, Any]) -> str:
     """What a row of no kind of feedback lacks, where it is clear what else it is."""
     if _is_stepwise(values):
         return "; it is stepwise supervision, whose steps have to be joined into one completion with one label"
-    if "prompt" in values:
+    if "prompt" in values and not values.keys() & {"chosen", "rejected", "completion", "completions", "messages"}:
         return "; it is a prompt alone, and nothing that answers it is there to learn from"
     return ""
 

@@ -23,7 +23,10 @@ EXPECTED = "expected one JSON object on each line (JSON Lines)"
 
 COMPRESSION = {".gz": "gzip", ".zst": "Zstandard", ".xz": "xz"}
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "Zstandard", b"\xfd7zXZ\x00": "xz"}
-_ARCHIVES = {b"PK\x03\x04": "a zip archive", b"BZh": "a bzip2 file"}
+_PACKED = {b"PK\x03\x04": "a zip archive", b"BZh": "a bzip2 file"} | {
+    magic: f"a {name} file inside of another" for magic, name in _MAGIC.items()
+}
+_TAR, _TAR_AT = b"ustar", 257
 
 
 class Content:
@@ -53,14 +56,21 @@ class Content:
             raise DataError(
                 "found a pointer of Git LFS, expected the file itself: get it with git lfs pull", file=self.name
             )
-        for magic, what in _ARCHIVES.items():
-            if start.startswith(magic):
-                raise DataError(
-                    f"found {what}, expected a file that is not compressed, or by gzip, zst or xz: unpack it first",
-                    file=self.name,
-                )
         self._stream = self._call(lambda: io.BufferedReader(cast(Any, self._decompressed())))
+        self._refuse_packed()
         return self
+
+    def _refuse_packed(self) -> None:
+        """Refuses content that is itself a file with files in it, or compressed once more."""
+        start = self._call(lambda: self._stream.peek(_TAR_AT + len(_TAR)))
+        what = next((what for magic, what in _PACKED.items() if start.startswith(magic)), None)
+        if start[_TAR_AT:].startswith(_TAR):
+            what = "a tar archive"
+        if what is not None:
+            raise DataError(
+                f"found {what}, expected a file that is not compressed, or once by gzip, zst or xz: unpack it first",
+                file=self.name,
+            )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from halo_lightning.errors import DataError
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
 
 Kind = Literal["json", "text", "table"]
 
@@ -75,6 +75,6 @@ def describe(value: Any) -> str:
 
 
 def excerpt(text: str, length: int = 60) -> str:
-    """The beginning of a text, its control characters written out: a terminal would obey them."""
+    """The beginning of a text, its control characters and line ends written out: a terminal would obey them."""
     text = _CONTROL.sub(lambda match: repr(match.group())[1:-1], text[: length + 200].strip())
     return text if len(text) <= length else text[: length - 1] + "…"

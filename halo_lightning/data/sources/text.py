@@ -40,7 +40,7 @@ def json_lines(content: Content, bad: BadRows) -> Iterator[Row]:
     """One object a line; blank lines may only be at the end."""
     blank: int | None = None
     for number, raw in content.numbered_lines():
-        if not raw.strip():
+        if not (raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw).strip():
             blank = blank or number
             continue
         if blank is not None:

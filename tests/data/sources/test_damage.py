@@ -29,6 +29,13 @@ def read(path: Path, wanted: Feedback = "unary", **options: Any) -> list[Any]:
     return list(read_feedback(Source(str(path), **options), wanted))
 
 
+def pq_of(text: str) -> bytes:
+    """A Parquet file."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.table({"text": [text] * 3}), buffer)
+    return buffer.getvalue().to_pybytes()
+
+
 BLANK = gzip.compress(b"\n" * (MOST_BLANK + 10))
 """A thousand bytes; one of a few megabytes could hold billions of lines."""
 
@@ -52,6 +59,14 @@ FILES: dict[str, tuple[bytes, str]] = {
     "empty.json": (b"[]", "found no row in it"),
     "empty.jsonl.gz": (gzip.compress(b""), "found no row in it"),
     "trailing.jsonl.gz": (gzip.compress(GOOD.encode()) + b"garbage", "the gzip file is damaged"),
+    "twice.jsonl.gz": (gzip.compress(gzip.compress(GOOD.encode())), "found a gzip file inside of another, expected"),
+    "rows.tar.gz": (
+        gzip.compress(b"rows.jsonl".ljust(257, b"\x00") + b"ustar\x00" + bytes(249)),
+        "found a tar archive",
+    ),
+    "rows.bz2": (b"BZh91AY&SY", "found a bzip2 file, expected"),
+    "mark.jsonl": (b"\xef\xbb\xbf\n", "found no row in it"),
+    "lines.parquet": (pq_of("damage")[:-40], "cannot be read as Parquet after 0 rows (Parquet magic bytes not found"),
     "comma.json": (f"[{GOOD},]".encode(), "element 2 of the array cannot be parsed"),
     "python.jsonl": (b"{'prompt': 'a', 'completion': 'b', 'label': True}", "line 1: found {'prompt'"),
     "huge.jsonl": (b'{"prompt":"a","completion":"b","label":' + b"9" * 9999 + b"}", "line 1: cannot be parsed as JSON"),
