@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from lightning.pytorch.strategies import DeepSpeedStrategy
@@ -30,6 +31,19 @@ def prepare_deepspeed(strategy: Any, data: Any) -> None:
         )
     division = getattr(data, "division", None)
     strategy.config.setdefault("train_micro_batch_size_per_gpu", 1 if division is None else division.micro_batch)
+
+
+def divide_loss_once(strategy: Any) -> None:
+    """Lets DeepSpeed take the loss of a micro-batch as it is: Lightning has divided it by their number already.
+
+    Divided twice, gradients would be too small for the bound that they are clipped to.
+
+    Args:
+        strategy: A Trainer's, set up; nothing is done with another one than Lightning's DeepSpeedStrategy.
+    """
+    if isinstance(strategy, DeepSpeedStrategy):
+        engine: Any = strategy.model
+        engine.backward = partial(engine.backward, scale_wrt_gas=False)
 
 
 def refuse_deepspeed(strategy: Any, what: str) -> None:

@@ -40,8 +40,8 @@ class Engine(torch.nn.Module):
     def forward(self, *arguments: Any, **options: Any) -> Any:
         return self.module(*arguments, **options)
 
-    def backward(self, loss: torch.Tensor) -> None:
-        loss.backward()  # Lightning has divided it by the number of micro-batches
+    def backward(self, loss: torch.Tensor, scale_wrt_gas: bool = True) -> None:
+        (loss / self.config["gradient_accumulation_steps"] if scale_wrt_gas else loss).backward()
 
     def step(self) -> None:
         self.micro_steps += 1

@@ -22,7 +22,7 @@ from halo_lightning import quantization
 from halo_lightning.adapters import LoRA
 from halo_lightning.data.batches import Batch, Sequences
 from halo_lightning.data.loading import rescale_progress
-from halo_lightning.deepspeed import prepare_deepspeed
+from halo_lightning.deepspeed import divide_loss_once, prepare_deepspeed
 from halo_lightning.errors import ConfigError
 from halo_lightning.forward import Checkpointing, plain, target_logps
 from halo_lightning.losses import humanline_clip
@@ -288,6 +288,7 @@ class HaloModule(L.LightningModule):
         The number of steps is not asked for earlier, in `configure_optimizers`: Lightning would build the data loader
         for it before a checkpoint is restored, and then not go on in the middle of an epoch.
         """
+        divide_loss_once(self.trainer.strategy)
         self.pair.training_begins()
         self._logged_at = self.trainer.global_step
         for config in self.trainer.lr_scheduler_configs:
