@@ -19,7 +19,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from halo_lightning.errors import ConfigError, DiskFullError, no_space
-from halo_lightning.files import replaced_file, why_no_file, write_json
+from halo_lightning.files import read_text, replaced_file, why_no_file, write_json
 
 RUN = "halo_lightning_run"
 """The key of a checkpoint under which callbacks note what a run needs to go on."""
@@ -78,10 +78,8 @@ def read_seal(checkpoint: Path) -> Seal | None:
         ConfigError: It is damaged.
     """
     path = manifest_path(checkpoint)
-    if path.exists() and (why := why_no_file(path)) is not None:
-        raise ConfigError(f"{path}: {why}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
         return Seal(int(content["global_step"]), str(content["run"]), files_of_json(content["files"]))
     except FileNotFoundError:
         return None

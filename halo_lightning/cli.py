@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from halo_lightning.errors import HaloError
+from halo_lightning.errors import HaloError, is_panic
 from halo_lightning.program import program_name
 from halo_lightning.trust import take_option, trust_known_classes_only
 
@@ -121,8 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who read the output has read enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except Exception as error:
-        if debug:
+    except BaseException as error:
+        if debug or not (isinstance(error, Exception) or is_panic(error)):
             raise
         users = _users_error(error)
         print(_one_screen(error) if users is None else f"error: {users}", file=sys.stderr)
@@ -203,16 +203,29 @@ def _load(path: str) -> Callable[..., None]:
     return function
 
 
-def _users_error(error: BaseException | None) -> HaloError | None:
-    """The error of the user's that an exception is, or that it was raised because of (jsonargparse wraps them)."""
-    while error is not None and not isinstance(error, HaloError):
-        error = error.__cause__ or error.__context__
-    return error
+def _users_error(error: BaseException) -> str | None:
+    """What the error of the user's says that an exception is, or was raised because of (jsonargparse wraps them).
+
+    A file or folder that cannot be read or written is the user's to mend, and so is what Lightning finds wrong with
+    the settings of its Trainer.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, HaloError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None:
+        return str(cause)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if type(error).__name__ == "MisconfigurationException":  # which is not imported for this
+        return str(error)
+    return None
 
 
-def _one_screen(error: Exception) -> str:
-    where = "".join(traceback.format_tb(error.__traceback__)[-3:])
+def _one_screen(error: BaseException) -> str:
+    """An error that is not the user's: what it says, and where it was raised."""
     message = str(error)
     if len(message) > 2000:
         message = message[:2000] + " …"
-    return f"{where}error: {type(error).__name__}: {message}\n(--debug shows the whole traceback)"
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{frames[-1].filename}, line {frames[-1].lineno}; " if frames else ""
+    return f"error: {type(error).__name__}: {message}\n({where}--debug shows the whole traceback)"

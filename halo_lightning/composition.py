@@ -92,6 +92,10 @@ def _check_size(root: Any, place: str) -> None:
         if id(node) not in sizes:
             children: list[Any] = []
             if isinstance(node, yaml.MappingNode):
+                keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+                if twice := next((key for key in keys if keys.count(key) > 1), None):
+                    line = node.start_mark.line + 1
+                    raise ConfigError(f"{place}: found the key {twice!r} twice in what starts in line {line}")
                 children = [child for pair in node.value for child in pair]
             elif isinstance(node, yaml.SequenceNode):
                 children = node.value

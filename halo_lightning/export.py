@@ -16,7 +16,7 @@ from halo_lightning.caches import cache_folder, content_hash
 from halo_lightning.checkpoints import files_as_json, sha256
 from halo_lightning.errors import ConfigError
 from halo_lightning.files import replaced_folder
-from halo_lightning.model_folders import MANIFEST
+from halo_lightning.model_folders import MANIFEST, check_config
 from halo_lightning.pretrained import load_model, load_tokenizer, model_class
 
 if TYPE_CHECKING:
@@ -202,11 +202,17 @@ def export_checkpoint(
     kind = None if dtype == "auto" else getattr(torch, dtype)
     notes, weights, step = _read_folder(path, kind) if path.is_dir() else _read_file(path, kind)
     model: Any
-    if notes.get("lora"):
-        lora = LoRA(**notes["lora"])
-        model = with_adapter(notes["policy"], notes["dtype"] if kind is None else dtype, notes["task"], lora, weights)
-    else:
-        model = filled(_empty(notes), weights)
+    try:
+        if notes.get("lora"):
+            lora, own = LoRA(**notes["lora"]), notes["dtype"] if kind is None else dtype
+            model = with_adapter(notes["policy"], own, notes["task"], lora, weights)
+        else:
+            check_config(notes["config"], str(path), len(weights))
+            model = filled(_empty(notes), weights)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path}: what it says of its model cannot be ({type(error).__name__}: {error})") from error
     write_export(
         out,
         model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from halo_lightning.errors import DiskFullError, no_space
+from halo_lightning.errors import ConfigError, DiskFullError, no_space
 
 
 @contextmanager
@@ -51,8 +52,11 @@ def replaced_folder(folder: str | Path) -> Iterator[Path]:
 
     Raises:
         DiskFullError: There is no room.
+        ConfigError: There is a file of this name.
     """
     target = Path(folder)
+    if target.exists() and not target.is_dir():
+        raise ConfigError(f"{target}: found a file where a folder is to be written; move it, or name another folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     _clear_up_after_the_dead(target)
     partial, old = _beside(target, "partial"), _beside(target, "old")
@@ -121,6 +125,20 @@ def replace_link(link: str | Path, target: str) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     os.replace(partial, path)
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a small file, such as a manifest, that may be somebody else's.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        OSError: It is no file, or cannot be read.
+        UnicodeDecodeError: It is not UTF-8.
+    """
+    file = Path(path)
+    if file.exists() and (why := why_no_file(file)) is not None:
+        raise OSError(errno.EINVAL, why, os.fspath(path))
+    return file.read_text(encoding="utf-8")
 
 
 def write_text(path: str | Path, text: str) -> None:

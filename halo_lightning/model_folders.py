@@ -15,7 +15,7 @@ import torch
 from halo_lightning.caches import cache_folder, content_hash
 from halo_lightning.checkpoints import difference, files_of_json
 from halo_lightning.errors import ConfigError
-from halo_lightning.files import why_no_file
+from halo_lightning.files import read_text, why_no_file
 
 MANIFEST = "halo_lightning.json"
 """The file of an export that says where it comes from; written last, so its presence means that all is there."""
@@ -116,7 +116,7 @@ def read_manifest(folder: str | Path, *, weights: bool = True) -> dict[str, Any]
     if not path.is_file():
         return None
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads(read_text(path))
         files = files_of_json(manifest.get("files", {}))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path}: this is not the manifest of an export ({type(error).__name__})") from error
@@ -172,9 +172,7 @@ def check_sizes(folder: Path, kind: Any, *, on_cpu: bool = True) -> None:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return  # transformers says what is wrong with it
-    for key, value in _values(settings):
-        if (expected := _expected(key, value, len(stored))) is not None:
-            raise ConfigError(f"{folder / 'config.json'}, key {key!r}: found {value}, expected {expected}")
+    check_config(settings, str(folder / "config.json"), len(stored))
     if not stored or not isinstance(settings, dict) or "quantization_config" in settings:
         return
     try:
@@ -201,6 +199,22 @@ def check_sizes(folder: Path, kind: Any, *, on_cpu: bool = True) -> None:
         raise ConfigError(f"{folder}: this model takes {taken / 2**30:,.0f} GiB, and there are {memory / 2**30:,.0f}")
 
 
+def check_config(settings: Any, name: str, tensors: int) -> None:
+    """Refuses a configuration of a model with a size that cannot be.
+
+    Args:
+        settings: The configuration.
+        name: What messages call it.
+        tensors: How many tensors its weights have; 0 where that is not known.
+
+    Raises:
+        ConfigError: There is such a size.
+    """
+    for key, value in _values(settings):
+        if (expected := _expected(key, value, tensors)) is not None:
+            raise ConfigError(f"{name}, key {key!r}: found {value}, expected {expected}")
+
+
 def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of the tensors in the safetensors files of a model, by name; empty where there are no such files.
 
@@ -217,7 +231,8 @@ def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
             continue  # transformers says that it is missing
         try:
             with safe_open(file, framework="pt") as tensors:
-                shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+                slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
+                shapes |= {name: tuple(part.get_shape()) for name, part in slices.items()}
         except (SafetensorError, OSError, ValueError) as error:
             raise ConfigError(f"{file}: this file of weights is cut off or damaged ({error})") from error
     return shapes

@@ -114,9 +114,16 @@ def load_model(
 
 
 def _load_weights(kind: Any, path: str, dtype: DType, **options: Any) -> PreTrainedModel:
-    model: PreTrainedModel = kind.from_pretrained(
-        path, dtype=dtype, trust_remote_code=False, use_safetensors=True, **options
+    model: PreTrainedModel
+    model, found = kind.from_pretrained(
+        path, dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **options
     )
+    body = f"{model.base_model_prefix}."
+    # The head of a reward model is new, and begins with random weights; nothing else does.
+    missing = sorted(name for name in found["missing_keys"] if name.startswith(body) or "num_labels" not in options)
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ConfigError(f"its files have no {missing[0]}{more}, which would be random numbers")
     return model
 
 

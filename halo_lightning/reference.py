@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from halo_lightning.caches import cache_folder, content_hash
 from halo_lightning.data.batching import TokenizedDataset
 from halo_lightning.errors import ConfigError
-from halo_lightning.files import flush_to_disk, full_disk_is_said, write_json
+from halo_lightning.files import flush_to_disk, full_disk_is_said, read_text, write_json
 from halo_lightning.settings import differences, flat
 
 TOKENS_AT_ONCE = 8192
@@ -135,7 +135,7 @@ class ReferenceCache:
         """
         path = self.path
         try:
-            manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+            manifest = json.loads(read_text(path / _MANIFEST))
             depends_on, digest = dict(manifest["depends_on"]), str(manifest["sha256"])
             if content_hash(path / _VALUES, cache_folder("hashes")) == digest:
                 return depends_on

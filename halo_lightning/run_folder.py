@@ -16,7 +16,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from halo_lightning.checkpoints import check, newest_good, read_seal
 from halo_lightning.errors import ConfigError
-from halo_lightning.files import clear_up, write_json
+from halo_lightning.files import clear_up, read_text, write_json
 
 LAST = "last"
 """The checkpoint path that stands for the newest whole checkpoint of a run."""
@@ -44,13 +44,13 @@ class RunFolder:
         self.settings: dict[str, Any] = {}
         self.ended = True
         try:
-            content = json.loads((self.folder / _RUN).read_text(encoding="utf-8"))
+            content = json.loads(read_text(self.folder / _RUN))
             self.id, self.curves = str(content["id"]), Path(str(content["curves"])).name
             self.settings = dict(content.get("settings", {}))
             self.ended = bool(content.get("ended", True))
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ConfigError(f"{self.folder / _RUN}: this file is damaged ({error}); delete it") from error
 
     def locked(self, *, wait: bool = False) -> AbstractContextManager[Any]:
@@ -79,7 +79,7 @@ class RunFolder:
 
     def _holder(self) -> str:
         try:
-            content = json.loads((self.folder / _RUN).read_text(encoding="utf-8"))
+            content = json.loads(read_text(self.folder / _RUN))
             return f"process {content['process']} on {content['host']}, since {content['since']}"
         except (OSError, ValueError, KeyError, TypeError):
             return "one that has just begun"

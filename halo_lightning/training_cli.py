@@ -42,7 +42,7 @@ from halo_lightning.modules import HaloModule
 from halo_lightning.ports import check_port
 from halo_lightning.quiet import quieten
 from halo_lightning.run_folder import LAST, RunFolder
-from halo_lightning.settings import differences, flat
+from halo_lightning.settings import check_settings, differences, flat
 from halo_lightning.strategies import register_names
 from halo_lightning.strategies.reading import AnyCheckpointIO
 from halo_lightning.termination import ends_at_once
@@ -145,6 +145,7 @@ class HaloCLI(LightningCLI):
         """Parses, without the warning about arguments that come from Python."""
         self.arguments = list(args) if isinstance(args, list) else sys.argv[1:]
         self.config = parser.parse_args(self.arguments)
+        check_settings(self.settings)
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would let the settings that a checkpoint brings win over those that the user gave."""

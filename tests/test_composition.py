@@ -69,6 +69,7 @@ def test_who_includes_nothing_is_left_to_lightning(tmp_path: Path) -> None:
         ({"cell": {"include": ["a.yaml"]}, "a": {"include": ["cell.yaml"]}}, "includes itself, by way of .*a.yaml"),
         ({"cell": {"include": "a.yaml"}}, "'include' is 'a.yaml', expected a list"),
         ({"cell": {"include": ["a.yaml"]}, "a": "- 1\n"}, "a.yaml .*found list, expected keys with values"),
+        ({"cell": {"include": ["a.yaml"]}, "a": "x: 1\nx: 2\n"}, "a.yaml .*found the key 'x' twice"),
         ({"cell": {"include": ["a.yaml"]}, "a": "x: ["}, "a.yaml .*this is not YAML"),
         ({"cell": {"include": [], "data": "no.yaml"}}, r"no\.yaml \(named in .*cell\.yaml\)"),
     ],

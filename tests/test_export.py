@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from halo_lightning.errors import ConfigError
-from halo_lightning.export import write_export
+from halo_lightning.export import export_checkpoint, write_export
 from halo_lightning.model_folders import MANIFEST, read_manifest
 from halo_lightning.pretrained import load_tokenizer
 from tests.conftest import tiny_llama
@@ -86,3 +88,23 @@ def test_one_of_an_earlier_version_is_read(export: Path) -> None:
 
 def test_none_is_there_before_it_is_finished(tmp_path: Path) -> None:
     assert read_manifest(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("notes", "message"),
+    [
+        ({"config": {"model_type": "llama", "num_hidden_layers": 10**9}}, "key 'num_hidden_layers': found 1000000000"),
+        ({"task": "os.system", "config": {"model_type": "llama"}}, "what it says of its model cannot be"),
+        ({"config": [1]}, "what it says of its model cannot be"),
+        ({"lora": {"evil": 1}}, "what it says of its model cannot be"),
+        ([1], "what it says of its model cannot be"),
+    ],
+)
+def test_a_checkpoint_that_lies_about_its_model_is_refused(notes: Any, message: str, tmp_path: Path) -> None:
+    known = {"policy": "embedded:small", "task": "causal", "dtype": "float32", "tokenizer": None, "module": "KTO"}
+    notes = {**known, **notes} if isinstance(notes, dict) else notes
+    state = {"models.policy.a": torch.ones(2)}
+    torch.save({"state_dict": state, "global_step": 1, "halo_lightning": notes}, tmp_path / "a.ckpt")
+    with pytest.raises(ConfigError, match=message):
+        export_checkpoint(str(tmp_path / "a.ckpt"), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from halo_lightning import files
-from halo_lightning.files import replaced_file, replaced_folder, write_json
+from halo_lightning.errors import ConfigError
+from halo_lightning.files import read_text, replaced_file, replaced_folder, write_json
 
 
 def test_appears_with_its_content(tmp_path: Path) -> None:
@@ -121,3 +122,19 @@ def test_what_another_living_process_writes_is_left_alone(tmp_path: Path) -> Non
         assert os.waitpid(child, 0)[1] == 0
         stream.write(b"2")
     assert (tmp_path / "x").read_text() == "2"
+
+
+def test_a_file_in_the_place_of_a_folder_stays(tmp_path: Path) -> None:
+    (tmp_path / "export").write_text("mine")
+    refused = pytest.raises(ConfigError, match="found a file where a folder is to be written")
+    with refused, replaced_folder(tmp_path / "export"):
+        pass
+    assert (tmp_path / "export").read_text() == "mine"
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="found a named pipe, expected a file"):
+        read_text(tmp_path / "pipe")
+    with pytest.raises(FileNotFoundError):
+        read_text(tmp_path / "nothing")

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from halo_lightning.errors import ConfigError
 from halo_lightning.export import write_export
 from halo_lightning.model_folders import MANIFEST, check_files
-from halo_lightning.pretrained import load_model, load_tokenizer, resolve_path
+from halo_lightning.pretrained import Task, load_model, load_tokenizer, resolve_path
 from tests.conftest import tiny_llama
 
 
@@ -102,6 +102,16 @@ def test_weights_that_are_damaged_are_named(damage: Callable[[Path], None], fold
     damage(folder / "model.safetensors")
     with pytest.raises(ConfigError, match=r"model\.safetensors: this file of weights is cut off or damaged"):
         load_model(str(folder))
+
+
+def test_weights_that_are_missing_are_not_made_up(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if "layers.0.mlp" not in name}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    tasks: tuple[Task, ...] = ("causal", "reward")
+    for task in tasks:
+        with pytest.raises(ConfigError, match=r"no model\.layers\.0\.mlp\.down_proj\.weight and 2 more"):
+            load_model(str(folder), task)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -191,7 +191,8 @@ def written(folders: dict[str, str]) -> str:
     """Where everything goes, in one line: `runs/kto: checkpoints, export, tensorboard/version_0`."""
     if not folders:
         return "nothing"
-    root = os.path.commonpath(folders.values()) if len(folders) > 1 else ""
+    comparable = len({os.path.isabs(folder) for folder in folders.values()}) == 1
+    root = os.path.commonpath(folders.values()) if len(folders) > 1 and comparable else ""
     names = sorted(os.path.relpath(folder, root) if root else folder for folder in folders.values())
     return f"{root}: {', '.join(names)}" if root else ", ".join(names)
 

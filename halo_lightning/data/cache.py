@@ -25,7 +25,7 @@ from halo_lightning.data.sources.embedded import EMBEDDED
 from halo_lightning.data.sources.tables import HUB
 from halo_lightning.data.store import ArraysOnDisk, DamagedStoreError, file_of, read_arrays
 from halo_lightning.errors import DataError
-from halo_lightning.files import replaced_folder, write_json
+from halo_lightning.files import read_text, replaced_folder, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -115,13 +115,13 @@ class TokenCache:
     ) -> Result | None:
         """What is in a cache; None where it is damaged."""
         try:
-            manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+            manifest = json.loads(read_text(path / _MANIFEST))
             if manifest["key"] != key:
                 raise DamagedStoreError(f"{path / _MANIFEST}: found another key than that of the folder")
             datasets = [self._read_dataset(path / name, **manifest[name]) for name in _DATASETS]
             self._check(path / _BAD_ROWS, manifest["bad_rows"])
             report = Prepared.of(manifest["report"], preparation.limits, bad or BadRows())
-        except (OSError, ValueError, KeyError, TypeError, DamagedStoreError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, DamagedStoreError) as error:
             if not quiet:
                 logger.warning("the cache of tokens %s is damaged (%s): the data is prepared again", path, error)
             return None

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from halo_lightning.errors import ConfigError
-from halo_lightning.files import write_json
+from halo_lightning.files import read_text, write_json
 from halo_lightning.run_folder import RunFolder
 
 NOTE = "cell.json"
@@ -88,8 +88,8 @@ class Finished:
 
 def find(cell: Cell, root: Path) -> Finished | None:
     """What was noted when a cell was finished; None if it is not, or was with other settings."""
-    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
-        noted = json.loads((root / cell.place / NOTE).read_text(encoding="utf-8"))
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        noted = json.loads(read_text(root / cell.place / NOTE))
         if noted["settings"] == json.loads(json.dumps(cell.settings)):
             return Finished(noted["result"], noted["seconds"], noted["cpu_seconds"])
     return None

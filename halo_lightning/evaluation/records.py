@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from halo_lightning import __version__
 from halo_lightning.errors import ConfigError, DataError
-from halo_lightning.files import why_no_file, write_json
+from halo_lightning.files import read_text, why_no_file, write_json
 from halo_lightning.settings import differences, flat
 
 Record = dict[str, Any]
@@ -37,12 +37,12 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     """
     file = settings_file(path)
     try:
-        return json.loads(file.read_text(encoding="utf-8"))["settings"]
+        return dict(json.loads(read_text(file))["settings"])
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: the settings that it was made with are not beside it, in {file.name}; expected both files"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{file}: found no settings in it ({error}), expected what this package wrote") from error
 
 

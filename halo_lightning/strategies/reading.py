@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from halo_lightning.checkpoints import SealedCheckpointIO
+from halo_lightning.errors import ConfigError
 from halo_lightning.sharded_checkpoints import is_sharded, read_whole
 
 
@@ -19,4 +20,6 @@ class AnyCheckpointIO(SealedCheckpointIO):
         if is_sharded(path):
             return read_whole(Path(path))
         checkpoint: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
+        if "pytorch-lightning_version" not in checkpoint:
+            raise ConfigError(f"{path}: this is not a checkpoint of Lightning, which notes its version in each")
         return checkpoint

@@ -98,8 +98,13 @@ def test_curves_of_a_new_run_get_a_version_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_damaged_note_of_the_run_is_named(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"run\.json"):
+    for content in ("{", "[]", "[" * 100_000, '{"id": 1, "curves": 2, "settings": 3}'):
+        (tmp_path / "run.json").write_text(content)
+        with pytest.raises(ConfigError, match=r"run\.json"):
+            RunFolder(tmp_path)
+    (tmp_path / "run.json").unlink()
+    os.mkfifo(tmp_path / "run.json")
+    with pytest.raises(ConfigError, match=r"run\.json: this file is damaged \(.*found a named pipe"):
         RunFolder(tmp_path)
 
 

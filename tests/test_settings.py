@@ -1,0 +1,43 @@
+"""Settings that the libraries would stumble over later are refused in words of the package."""
+
+from __future__ import annotations
+
+import pytest
+
+from halo_lightning.cli import main
+from tests.conftest import REPOSITORY
+
+FIT = [
+    "fit",
+    f"--config={REPOSITORY / 'configs' / 'tiny_kto.yaml'}",
+    "--sft_stage=null",
+    "--model.policy=embedded:small",
+]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--seed_everything=-5", "seed_everything is -5: expected a whole number from 0"),
+        ("--trainer.log_every_n_steps=0", "log_every_n_steps is 0: expected 1 or more"),
+        ("--run_dir=", "run_dir is '': expected the name of a folder"),
+        ("--run_dir=/proc/nowhere", "/proc/nowhere: "),
+        ("--trainer.max_epochs=-5", "max_epochs"),
+    ],
+)
+def test_one_error_in_one_line(argument: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*FIT, argument]) == 2
+    printed = capsys.readouterr().err.strip()
+    assert message in printed
+    assert printed.startswith("error: ")
+    assert "\n" not in printed
+
+
+def test_an_error_that_is_not_the_users_is_short(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("halo_lightning.cli.run", lambda arguments: 1 // 0)
+    assert main(["fit"]) == 1
+    first, second = capsys.readouterr().err.strip().splitlines()
+    assert first == "error: ZeroDivisionError: integer division or modulo by zero"
+    assert second.endswith("--debug shows the whole traceback)")
