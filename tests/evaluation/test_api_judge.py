@@ -331,7 +331,21 @@ def test_what_cannot_be_read_is_kept_and_not_asked_again() -> None:
     assert set(server.questions.values()) == {1}
 
 
-@pytest.mark.parametrize("content", ["\ud800", "\x00", [{"type": "text", "text": ANSWER}], 5, {"overall": "A"}])
+PARTS = [{"type": "thinking", "thinking": "B?"}, *({"type": "text", "text": part} for part in (ANSWER[:9], ANSWER[9:]))]
+
+
+def test_an_answer_in_parts_is_their_texts() -> None:
+    with serving(lambda handler, before: handler.say(PARTS)) as server:
+        kept, problem = judged(ApiJudge("m", server.url, **QUICK), 1)
+    assert problem is None
+    assert kept["0"].answers == RIGHT
+    assert kept["0"].details["reply"] == ANSWER
+
+
+NO_TEXTS: list[Any] = [[], [5], [{"type": "image", "text": ANSWER}], [{"type": "text", "text": {"overall": "A"}}]]
+
+
+@pytest.mark.parametrize("content", ["\ud800", "\x00", 5, {"overall": "A"}, *NO_TEXTS])
 def test_contents_that_are_no_answer(content: Any, tmp_path: Path) -> None:
     with serving(lambda handler, before: handler.say(content)) as server:
         kept, problem = judged(ApiJudge("m", server.url, **QUICK), 1)

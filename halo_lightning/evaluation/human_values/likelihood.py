@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -180,6 +179,9 @@ def slopes(table: Tensor) -> Tensor:
     return torch.nan_to_num((table[1:] - table[0]) / STEP, nan=0.0, posinf=1e6, neginf=-1e6)
 
 
+LONGEST = 3.0
+"""Of one step of a search."""
+
 Function = Callable[[Vector], Point]
 
 
@@ -192,43 +194,29 @@ def highest(function: Function, starts: list[Vector], tolerance: float = 1e-6) -
 
 
 def maximize(function: Function, start: Vector, tolerance: float = 1e-6, steps: int = 100) -> Vector:
-    """Fisher scoring within a trust region (scipy's `trust-exact`, with the information as the Hessian).
+    """Fisher scoring, damped where a step does not rise (Levenberg and Marquardt).
 
     Args:
         function: What is to be as high as possible.
         start: Where to begin, `[d]`.
-        tolerance: Of twice the log-likelihood: the search ends where another step promises less.
+        tolerance: Of twice the log-likelihood: the search ends where another step promises less, or where the last few
+            brought less (at a cusp the score promises what no step keeps).
         steps: Most of them.
     """
-    from scipy.optimize import OptimizeResult, minimize
-
-    last: list[tuple[bytes, Point]] = []
-
-    def point(parameters: Vector) -> Point:
-        if not last or last[0][0] != parameters.tobytes():
-            last[:] = [(parameters.tobytes(), function(parameters))]
-        return last[0][1]
-
-    heights: list[float] = []
-
-    def close_enough(intermediate_result: OptimizeResult) -> None:
-        here = point(intermediate_result.x)
+    place, here, damping = start, function(start), 1e-3
+    heights = [here.log_likelihood]
+    for _ in range(steps):
+        damped = here.information + np.diag(damping * np.diag(here.information) + 1e-9)
+        move = np.linalg.solve(damped, here.score)
+        if here.score @ move < tolerance or damping > 1e9:
+            break
+        move /= max(1.0, float(np.linalg.norm(move)) / LONGEST)
+        there = function(place + move)
+        if not there.log_likelihood >= here.log_likelihood:
+            damping *= 8
+            continue
+        place, here, damping = place + move, there, damping / 5
         heights.append(here.log_likelihood)
-        # Twice the gain in log-likelihood that another step promises.
-        promised = here.score @ np.linalg.lstsq(here.information, here.score, rcond=None)[0]
-        # At a cusp the score promises what no step keeps.
-        kept = heights[-1] - heights[-5] if len(heights) > 4 else math.inf
-        if promised < tolerance or kept < max(1e-5, tolerance / 4):
-            raise StopIteration
-
-    result = minimize(
-        lambda parameters: -point(parameters).log_likelihood,
-        start,
-        jac=lambda parameters: -point(parameters).score,
-        hess=lambda parameters: point(parameters).information,
-        method="trust-exact",
-        callback=close_enough,
-        options={"gtol": 1e-6, "maxiter": steps, "initial_trust_radius": 1.0, "max_trust_radius": 5.0},
-    )
-    found: Vector = result.x
-    return found
+        if len(heights) > 4 and heights[-1] - heights[-5] < max(1e-5, tolerance / 4):
+            break
+    return place

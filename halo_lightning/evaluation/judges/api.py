@@ -156,8 +156,8 @@ class ApiJudge(Judge):
 
     def _verdict(self, answer: dict[str, Any], endpoint: Endpoint) -> Verdict:
         choice = answer["choices"][0]
-        content = choice["message"].get("content")
-        reply = endpoint.without_key(content) if isinstance(content, str) else None
+        content = _text(choice["message"].get("content"))
+        reply = None if content is None else endpoint.without_key(content)
         usage: Any = answer.get("usage")
         usage = usage if isinstance(usage, dict) else {}
         details: dict[str, Any] = {
@@ -176,3 +176,11 @@ class ApiJudge(Judge):
         if self.price is None:
             return None
         return (prompt_tokens * self.price[0] + completion_tokens * self.price[1]) / 1e6
+
+
+def _text(content: Any) -> str | None:
+    """What a message says: a text, or the texts in a list of parts; None where it says nothing."""
+    if isinstance(content, list):
+        texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        return "".join(map(str, texts)) if texts and all(isinstance(text, str) for text in texts) else None
+    return content if isinstance(content, str) else None
