@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 # Processes that run tests; each uses one thread.
 WORKERS ?= 2
 
-.PHONY: help venv demo test test-slow test-gpu test-lowest format lint types unit bench methods archangel-tiny value-lab \
+.PHONY: help venv demo test test-slow test-gpu test-lowest test-deepspeed format lint types unit bench methods archangel-tiny value-lab \
         docs notebooks pictures clean
 .DEFAULT_GOAL := help
 
@@ -61,6 +61,15 @@ test-lowest: $(LOWEST_STAMP) ## Run a part of the tests, and a short run, with t
 	$(LOWEST)/bin/python cli.py fit --config configs/tiny_kto.yaml --model.policy embedded:small --trainer.max_steps 3 \
 	    --run_dir runs/lowest
 
+DEEPSPEED := .deepspeed
+DEEPSPEED_NEEDS := hjson msgpack py-cpuinfo einops ninja pydantic pydantic-core annotated-types typing-inspection
+
+test-deepspeed: $(STAMP) ## Train under DeepSpeed on CPUs, with the DeepSpeed of a folder of its own (some minutes).
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel
+	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    --no-build-isolation --no-deps --upgrade --target $(DEEPSPEED) -c constraints.txt deepspeed $(DEEPSPEED_NEEDS)
+	DS_ACCELERATOR=cpu PYTHONPATH=$(DEEPSPEED) $(BIN)/python -m pytest -m slow tests/strategies -k deepspeed
+
 BENCH_STAMP := $(VENV)/.bench_installed
 HH ?= ../shared/data/hh-rlhf/harmless-base-test.jsonl.gz
 
@@ -101,4 +110,4 @@ value-lab: $(STAMP) ## Train with other value functions, and make the page docs/
 	$(BIN)/python cli.py value-lab
 
 clean: ## Remove the environment, caches and runs.
-	rm -rf $(VENV) $(LOWEST) runs site notebooks/runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(DEEPSPEED) runs site notebooks/runs .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -22,7 +22,7 @@ import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from torch.distributed.fsdp import _init_utils
 
 from halo_lightning import (
@@ -86,6 +86,25 @@ class FSDPOnCPUs(FSDP):
 # Torch would refuse to send weights that are on CPUs; gloo does it.
 _init_utils._check_module_states_for_sync_module_states = lambda states: None
 
+
+class DeepSpeedOnCPUs(DeepSpeedStrategy):
+    """Lightning's DeepSpeed where there is no GPU: DeepSpeed itself runs on CPUs (with DS_ACCELERATOR=cpu)."""
+
+    root_device = property(lambda self: torch.device("cpu", 0))  # DeepSpeed wants its number
+
+    def setup_environment(self) -> None:
+        """Without the check for GPUs."""
+        super(DeepSpeedStrategy, self).setup_environment()
+
+    def setup_distributed(self) -> None:
+        """Without the check that processes have the GPUs of their ranks."""
+        self.set_world_ranks()
+        self._init_deepspeed_distributed()
+
+    def _get_process_group_backend(self) -> str:
+        return "gloo"
+
+
 STRATEGIES: dict[str, Any] = {
     "single": lambda: "auto",
     "ddp": lambda: DDPStrategy(process_group_backend="gloo"),
@@ -93,6 +112,8 @@ STRATEGIES: dict[str, Any] = {
     "fsdp2_offload": lambda: FSDP2(cpu_offload=True),
     "fsdp": FSDPOnCPUs,
     "fsdp_offload": lambda: FSDPOnCPUs(cpu_offload=True),
+    "deepspeed1": lambda: DeepSpeedOnCPUs(stage=1),
+    "deepspeed2": lambda: DeepSpeedOnCPUs(stage=2),
 }
 
 
