@@ -19,9 +19,15 @@ WIDTH = 0.85
 """Of a bar, where the next one is 1 away."""
 
 
-def draw_win_rates(report: Report, criterion: str = "overall") -> Figure:
-    """Win rate − 0.5 of each model with its interval (figures 2 and 5); dots are single runs of several."""
-    figure, axis, places = _bars(report)
+def draw_win_rates(report: Report, criterion: str = "overall", *, whole: Report | None = None) -> Figure:
+    """Win rate − 0.5 of each model with its interval (figures 2 and 5); dots are single runs of several.
+
+    Args:
+        report: What is drawn.
+        criterion: Of the verdicts.
+        whole: The report that this one is a part of: a name has the same colour in all of its figures.
+    """
+    figure, axis, places = _bars(report, whole)
     for cell, place, colour in places:
         rate = cell.win_rate(criterion)
         if isnan(rate.rate):
@@ -42,9 +48,14 @@ def draw_win_rates(report: Report, criterion: str = "overall") -> Figure:
     return figure
 
 
-def draw_lengths(report: Report) -> Figure:
-    """Mean length of a completion in tokens (figure 3); the lines are what the completions are compared with."""
-    figure, axis, places = _bars(report)
+def draw_lengths(report: Report, *, whole: Report | None = None) -> Figure:
+    """Mean length of a completion in tokens (figure 3); the lines are what the completions are compared with.
+
+    Args:
+        report: What is drawn.
+        whole: As in `draw_win_rates`.
+    """
+    figure, axis, places = _bars(report, whole)
     for cell, place, colour in places:
         axis.bar(place, cell.tokens(), WIDTH, color=colour, alpha=0.75)
         label = "what it is compared with" if cell is report.cells[0] else None
@@ -56,10 +67,11 @@ def draw_lengths(report: Report) -> Figure:
     return figure
 
 
-def _bars(report: Report) -> tuple[Figure, Axes, list[tuple[Cell, float, str]]]:
+def _bars(report: Report, whole: Report | None) -> tuple[Figure, Axes, list[tuple[Cell, float, str]]]:
     """A figure with a place for a bar of each model, groups side by side, the same colour for the same name."""
     names = list(dict.fromkeys(cell.name for cell in report.cells))
-    colours = {name: f"C{number % 10}" for number, name in enumerate(names)}
+    every_name = dict.fromkeys(cell.name for cell in (whole or report).cells)
+    colours = {name: f"C{number % 10}" for number, name in enumerate(every_name)}
     groups = report.groups
     figure = new_figure(max(6.0, 2.5 + 0.55 * len(report.cells) + 0.4 * len(groups)), 4.5)
     axis: Axes = figure.subplots()

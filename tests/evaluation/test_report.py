@@ -5,16 +5,19 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from halo_lightning.cli import main
 from halo_lightning.evaluation.records import open_records
 from halo_lightning.evaluation.report import Report, find_verdicts
+from halo_lightning.evaluation.report_figures import draw_lengths, draw_win_rates
 from halo_lightning.evaluation.win_rates import win_rate
 
 
@@ -161,3 +164,18 @@ def test_no_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "no verdicts in this folder" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "nothing.jsonl")]) == 2
     assert "nothing.settings.json" in capsys.readouterr().err
+
+
+def test_a_model_has_one_colour_in_all_figures_of_a_report(tmp_path: Path) -> None:
+    paths = [write_verdicts(tmp_path / name / "verdicts.jsonl", "wwl", name=name) for name in ("SFT", "DPO", "KTO")]
+    report = Report.of(find_verdicts([str(path) for path in paths]))
+    part = replace(report, cells=report.cells[1:])
+
+    def colours(figure: Figure) -> list[Any]:
+        return [patch.get_facecolor() for patch in figure.axes[0].patches]
+
+    whole = colours(draw_win_rates(report))
+    assert len(set(whole)) == 3
+    assert colours(draw_win_rates(part, whole=report)) == whole[1:]
+    assert colours(draw_lengths(part, whole=report)) == whole[1:]
+    assert colours(draw_win_rates(part)) == whole[:2]

@@ -118,7 +118,8 @@ def draw_figures(report: Report, out: Path) -> dict[str, Path]:
     for number, names in FIGURES.items():
         part = replace(report, cells=[cell for cell in report.cells if cell.name in names])
         made[number] = out.parent / "images" / f"{out.stem}_figure_{number}.png"
-        save_figure(draw_lengths(part) if number == "3" else draw_win_rates(part), str(made[number]))
+        figure = draw_lengths(part, whole=report) if number == "3" else draw_win_rates(part, whole=report)
+        save_figure(figure, str(made[number]))
     return made
 
 

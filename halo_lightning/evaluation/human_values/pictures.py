@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 BINS = 12
 COLOURS = ("black", "tab:brown")
 
+BELOW: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12)}
+"""Where legends are: curves and bands may be anywhere in the picture."""
+
 
 def draw_fitted_values(fits: Sequence[FittedValue], observations: Observations, out: str) -> None:
     """Draws fitted value functions with their uncertainty.
@@ -30,7 +33,7 @@ def draw_fitted_values(fits: Sequence[FittedValue], observations: Observations, 
         observations: The answers.
         out: The PNG to write.
     """
-    figure = new_figure(12, 5)
+    figure = new_figure(12, 6)
     left, right = figure.subplots(1, 2)
     value_curves(left, extent=5.0, faint=True)
     x = torch.linspace(-5, 5, 401, dtype=torch.float64)
@@ -41,7 +44,7 @@ def draw_fitted_values(fits: Sequence[FittedValue], observations: Observations, 
         left.plot(x, fit.value_function(x, torch.zeros_like(x)), color=colour, linewidth=2.5, label=label)
         left.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
     left.set_title(f"Human value functions, with {fits[0].confidence:.0%} band")
-    left.legend(fontsize="x-small", loc="lower right")
+    left.legend(fontsize="small", ncols=2, **BELOW)
     _draw_answers(right, fits, observations)
     save_figure(figure, out)
 
@@ -66,7 +69,7 @@ def _draw_answers(axis: Axes, fits: Sequence[FittedValue], observations: Observa
     axis.set_ylim(-0.02, 1.02)
     axis.set_title(f"{len(observations):,} answers, and what the fits say of them")
     axis.grid(alpha=0.3)
-    axis.legend(fontsize="small")
+    axis.legend(fontsize="small", ncols=2, **BELOW)
 
 
 def _draw_shares(axis: Axes, places: np.ndarray, hits: np.ndarray) -> None:
@@ -93,5 +96,5 @@ def _draw_prediction(axis: Axes, fit: FittedValue, observations: Observations, p
     low, high = np.quantile(places, [0.002, 0.998]).tolist()
     z = torch.linspace(low, high, 300, dtype=torch.float64)
     axis.plot(z, torch.sigmoid(true.utility(z)), color=colour, label=f"fitted {fit.shape.name}")
-    label = f"its reference point, {fit.reference_point:.2f}"
+    label = f"its reference point, {fit.reference_point:.2f}".replace("-", "−")
     axis.axvline(fit.reference_point, label=label, color=colour, linestyle=":", linewidth=1)
