@@ -12,6 +12,7 @@ import yaml
 from halo_lightning.cli import main
 from tests.conftest import REPOSITORY
 from tests.data.helpers import thumbs, write_rows
+from tests.test_cli import printed_config
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +89,22 @@ def test_a_mistake_in_yaml_is_named(
     message = capsys.readouterr().err
     assert says in message
     assert message.count("\n") <= 24
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.jsonl"])
+def test_a_path_is_a_path_and_never_the_content_of_its_file(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file of CSV is YAML, too: one text. That of a million rows would have to be read for it."""
+    separator = "\t" if name.endswith("tsv") else ","
+    lines = [("prompt", "completion", "label"), ("Hi", "Yes, you", "true"), ("Ho", "No", "false")]
+    path = tmp_path / name
+    path.write_text("".join(separator.join(f'"{value}"' for value in line) + "\n" for line in lines))
+    if name.endswith("jsonl"):
+        write_rows(path, thumbs(2, 1))
+    (tmp_path / "data.yaml").write_text(f"train: {path}\nvalidation: [{path}]\n")
+    config = "--config=configs/tiny_kto.yaml"
+    for given in ([f"--data.train={path}", "--data.validation_fraction=0"], [f"--data={tmp_path / 'data.yaml'}"]):
+        assert main(["inspect", config, *given]) == 0
+        assert "2 examples to train on (1 desirable, 1 undesirable)" in capsys.readouterr().out
+        assert printed_config(capsys, config, *given)["data"]["init_args"]["train"] == str(path)

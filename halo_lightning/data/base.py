@@ -30,7 +30,7 @@ from halo_lightning.data.sampling import (
     interleaved,
 )
 from halo_lightning.data.sources.bad_rows import BadRows, OnBadRow
-from halo_lightning.data.sources.config import KeepPrompt, Source
+from halo_lightning.data.sources.config import KeepPrompt, Source, Sources
 from halo_lightning.data.streaming import (
     Stream,
     StreamedDataset,
@@ -104,9 +104,9 @@ class FeedbackDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        train: str | Source | list[str | Source],
+        train: Sources,
         *,
-        validation: str | Source | list[str | Source] | None = None,
+        validation: Sources | None = None,
         validation_fraction: float = 0.1,
         validation_examples: int | None = None,
         tokenizer: str | None = None,

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 from halo_lightning.data.base import FeedbackDataModule as FeedbackDataModule
 from halo_lightning.data.batching import TokenizedDataset
 from halo_lightning.data.sampling import Balance, BalancedBatchSampler, BatchSampler, check_even
-from halo_lightning.data.sources.config import Source
+from halo_lightning.data.sources.config import Sources
 from halo_lightning.errors import ConfigError
 
 LossOn = Literal["last_turn", "all_turns"]
@@ -26,9 +26,7 @@ class SFTDataModule(FeedbackDataModule):
 
     feedback = "sft"
 
-    def __init__(
-        self, train: str | Source | list[str | Source], *, loss_on: LossOn = "last_turn", **options: Any
-    ) -> None:
+    def __init__(self, train: Sources, *, loss_on: LossOn = "last_turn", **options: Any) -> None:
         super().__init__(train, **options)
         if loss_on not in get_args(LossOn):
             raise ConfigError(f"loss_on is {loss_on!r}: expected 'last_turn' or 'all_turns'")
@@ -58,9 +56,7 @@ class UnaryDataModule(FeedbackDataModule):
 
     feedback = "unary"
 
-    def __init__(
-        self, train: str | Source | list[str | Source], *, balance: Balance = "oversample", **options: Any
-    ) -> None:
+    def __init__(self, train: Sources, *, balance: Balance = "oversample", **options: Any) -> None:
         super().__init__(train, **options)
         if balance not in get_args(Balance):
             raise ConfigError(f"balance is {balance!r}: expected 'oversample', 'undersample' or 'none'")

@@ -6,6 +6,7 @@ import difflib
 import json
 import os
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from halo_lightning.errors import ConfigError
@@ -228,6 +229,14 @@ class Source:
     def __str__(self) -> str:
         inside = "/".join(part for part in (self.name, self.data_dir, self.split) if part)
         return ", ".join(self.paths) + (f" [{inside}]" if inside else "")
+
+
+Sources = str | Source | list[str | Source] | Path
+"""One or several sources.
+
+jsonargparse, which makes arguments of annotations, would read a file whose path is given for a `Source`, as the
+configuration of one, all of it. That a `Path` may be given as well tells it to leave files alone.
+"""
 
 
 def _differs(source: Source, name: str) -> bool:
