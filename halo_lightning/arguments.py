@@ -22,7 +22,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 NOISE = re.compile(
     r"\s*(- )?(Does not validate against any of|Subtypes:|Errors:|Expected a <class 'NoneType'>"
     r"|Given value(?! *:)|Given value *:.{80}"
-    r"|Not a valid subclass of Source|Subclass types expect one of|a class path \(str\)|a dict with)"
+    r"|Not a valid subclass of Source|Not of type Path|Subclass types expect one of|a class path \(str\)|a dict with)"
 )
 """Lines of jsonargparse's messages that say nothing to who wrote the configuration."""
 
