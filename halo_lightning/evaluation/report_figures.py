@@ -94,6 +94,7 @@ def _bars(report: Report, whole: Report | None) -> tuple[Figure, Axes, list[tupl
         )
         if groups[0]:
             axis.set_xlabel(groups[0])
+    axis.set_xlim(-0.8, places[-1][1] + 0.8)  # also where there is no bar, since no verdict could be read
     axis.grid(axis="y", alpha=0.3)
     return figure, axis, places
 

@@ -179,3 +179,16 @@ def test_a_model_has_one_colour_in_all_figures_of_a_report(tmp_path: Path) -> No
     assert colours(draw_win_rates(part, whole=report)) == whole[1:]
     assert colours(draw_lengths(part, whole=report)) == whole[1:]
     assert colours(draw_win_rates(part)) == whole[:2]
+
+
+BOTH = {"SFT": "wwl", "PPO": "uuu"}
+
+
+def test_a_model_without_a_verdict_that_could_be_read_is_in_the_picture(tmp_path: Path) -> None:
+    paths = [write_verdicts(tmp_path / name / "verdicts.jsonl", said, name=name) for name, said in BOTH.items()]
+    (axis,) = draw_win_rates(Report.of(find_verdicts([str(path) for path in paths]))).axes
+    places = dict(zip([label.get_text() for label in axis.get_xticklabels()], axis.get_xticks(), strict=True))
+    assert list(places) == ["SFT", "PPO"]
+    (dash,) = axis.texts
+    assert (dash.get_text(), dash.xy[0]) == ("–", places["PPO"])
+    assert axis.get_xlim()[1] > places["PPO"]
