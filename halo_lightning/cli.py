@@ -181,8 +181,12 @@ def run(arguments: list[str]) -> int:
 
 def look_here() -> None:
     """Lets classes of the working directory be named in a configuration, also where the installed `halo` runs."""
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    try:
+        here = os.getcwd()
+    except FileNotFoundError as error:
+        raise HaloError("the working directory is not there any more: change to one that is") from error
+    if "" not in sys.path and here not in sys.path:
+        sys.path.append(here)
 
 
 def named(arguments: list[str], function: Callable[..., None]) -> list[str]:

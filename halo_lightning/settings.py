@@ -35,6 +35,8 @@ def check_settings(settings: Any) -> None:
     seed, often = settings.get("seed_everything"), settings.get("trainer.log_every_n_steps")
     if not settings.run_dir:
         raise ConfigError("run_dir is '': expected the name of a folder")
+    if not settings.run_dir.isprintable():
+        raise ConfigError(f"run_dir is {settings.run_dir!r}: expected a name of characters that can be written down")
     if not 0 <= int(seed or 0) < 2**32:
         raise ConfigError(f"seed_everything is {seed}: expected a whole number from 0 to {2**32 - 1}")
     if often is not None and often < 1:

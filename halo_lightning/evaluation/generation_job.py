@@ -23,7 +23,7 @@ from halo_lightning.evaluation.generation import (
 )
 from halo_lightning.evaluation.progress import Counter
 from halo_lightning.evaluation.prompts import Question
-from halo_lightning.evaluation.records import Record, open_records
+from halo_lightning.evaluation.records import GENERATION, Record, open_records
 from halo_lightning.evaluation.sampling import Sampling, end_tokens
 from halo_lightning.pretrained import load_model, load_tokenizer, resolve_path
 from halo_lightning.reference import weights_fingerprint
@@ -98,7 +98,7 @@ class GenerationJob:
         tokenizer = load_tokenizer(self.policy)
         notes = {"batch_size": self.batch_size, "device": self.device, "backend_options": self.backend_options}
         total = len(self.questions)
-        with open_records(out, self.settings(origin), notes) as records:
+        with open_records(out, self.settings(origin), notes, GENERATION) as records:
             done = {record["number"] for record in records.found}
             print(
                 f"{self.name}: {total} prompts, {len(done)} of them done" if done else f"{self.name}: {total} prompts"

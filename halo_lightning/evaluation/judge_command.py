@@ -85,7 +85,7 @@ def judge_file(
         Why some comparisons have no verdict; None where all of them have one.
     """
     from halo_lightning.evaluation.progress import Counter
-    from halo_lightning.evaluation.records import open_records, read_records, read_settings
+    from halo_lightning.evaluation.records import GENERATION, open_records, read_records, read_settings
     from halo_lightning.evaluation.verdicts import Judged, matches
 
     if order not in ("random", "both") or cut not in ("all", "unfinished", "none"):
@@ -93,8 +93,8 @@ def judge_file(
             f"order is {order!r} and cut is {cut!r}: expected random or both, and all, unfinished or none"
         )
     judge.check()
-    rows, other = read_records(file), None if against is None else _file(against)
-    asked = matches(rows, None if other is None else read_records(other), order=order, cut=cut, seed=seed)
+    rows, other = read_records(file, GENERATION), None if against is None else _file(against)
+    asked = matches(rows, None if other is None else read_records(other, GENERATION), order=order, cut=cut, seed=seed)
     made_with = read_settings(file)
     settings: dict[str, Any] = {
         "generations": made_with,
@@ -107,7 +107,7 @@ def judge_file(
     missing_rows = made_with["prompts"]["count"] - len(rows)
     if missing_rows > 0:
         print(f"{file}: {missing_rows} completions are still to be sampled; those that are there are judged")
-    with open_records(out, settings) as records:
+    with open_records(out, settings, needs={"key": str}) as records:
         done = {record["key"] for record in records.found}
         by_key = {match.comparison.key: match for match in asked}
         todo = [match.comparison for key, match in by_key.items() if key not in done]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,25 +46,50 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: found no settings in it ({error}), expected what this package wrote") from error
 
 
-def read_records(path: str | Path) -> list[Record]:
+LARGEST = 2**31
+"""Bytes of a file of records at most: it is read at once."""
+
+Needs = Mapping[str, type | tuple[type, ...]]
+"""The types of the values that each record has to have, by key."""
+
+GENERATION: Needs = {"number": int, "id": str, "prompt": list, "completion": str, "tokens": int}
+"""What every line that `generate` wrote has."""
+
+
+def read_records(path: str | Path, needs: Needs | None = None) -> list[Record]:
     """The records in a file; a last line that is half written is none.
 
+    Args:
+        path: The file.
+        needs: What each record has to have.
+
     Raises:
-        DataError: There is no such file, or a line in it that is no JSON object.
+        DataError: There is no such file, or a line in it that is no such record.
     """
     file = Path(path)
+    return list(_parsed(file, _content(file), needs or {}))
+
+
+def _content(file: Path) -> bytes:
     if (why := why_no_file(file)) is not None:
-        raise DataError(why, file=str(path))
-    return list(_parsed(file, file.read_bytes()))
+        raise DataError(why, file=str(file))
+    if (size := file.stat().st_size) > LARGEST:
+        raise DataError(f"found {size:,} bytes, expected at most {LARGEST:,}", file=str(file))
+    return file.read_bytes()
 
 
-def _parsed(file: Path, content: bytes) -> Iterator[Record]:
+def _parsed(file: Path, content: bytes, needs: Needs) -> Iterator[Record]:
     *whole, last = content.split(b"\n")
     for number, line in enumerate(whole, start=1):
         record = _record(line)
         if record is None:
             shown = line[:60].decode(errors="replace")
             raise DataError(f"found {shown!r}, expected a JSON object", file=str(file), line=number)
+        for key, kind in needs.items():
+            if not isinstance(record.get(key), kind):
+                found = f"found {str(record[key])[:60]!r}" if key in record else "found no such key"
+                message = f"{found}, expected what this package wrote"
+                raise DataError(message, file=str(file), line=number, key=key)
         yield record
     record = _record(last)
     if record is not None:  # all of it was written but the end of the line
@@ -87,12 +112,10 @@ class Records:
         found: The records that were in it when it was opened.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, needs: Needs) -> None:
         self.path = path
-        if path.exists() and (why := why_no_file(path)) is not None:
-            raise DataError(why, file=str(path))
-        content = path.read_bytes() if path.exists() else b""
-        self.found = list(_parsed(path, content))
+        content = _content(path) if path.exists() else b""
+        self.found = list(_parsed(path, content, needs))
         self._file = path.open("ab")
         tail = content[content.rfind(b"\n") + 1 :]
         if tail and _record(tail) is not None:
@@ -113,13 +136,16 @@ class Records:
 
 
 @contextmanager
-def open_records(path: str | Path, settings: dict[str, Any], notes: dict[str, Any] | None = None) -> Iterator[Records]:
+def open_records(
+    path: str | Path, settings: dict[str, Any], notes: dict[str, Any] | None = None, needs: Needs | None = None
+) -> Iterator[Records]:
     """A file of records to go on with, or a new one.
 
     Args:
         path: The file; its folder is made where it is not there.
         settings: What the records depend on, JSON values.
         notes: What else is written beside them, and may differ the next time (devices, say).
+        needs: What each record has to have.
 
     Raises:
         ConfigError: There are records of other settings in the file, or another process is writing to it.
@@ -143,7 +169,7 @@ def open_records(path: str | Path, settings: dict[str, Any], notes: dict[str, An
                 )
         else:
             write_json(settings_file(file), {"halo_lightning": __version__, "settings": settings, "notes": notes or {}})
-        records = Records(file)
+        records = Records(file, needs or {})
         try:
             yield records
         finally:

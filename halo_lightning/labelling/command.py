@@ -79,7 +79,8 @@ def label(
         key_variable=key_variable,
         retries=Retries(timeout, attempts, backoff),
     )
-    with open_records(target.with_suffix(".scores.jsonl"), made.settings) as records:
+    scores = target.with_suffix(".scores.jsonl")
+    with open_records(scores, made.settings, needs={"key": str, "score": (int, float)}) as records:
         job = Labelling(source, made, records, bad)
         job.score()
         values = job.scores()

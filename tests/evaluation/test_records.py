@@ -100,3 +100,19 @@ def test_what_is_no_file_of_records(path: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jsonl")
     with pytest.raises(DataError, match="found a named pipe, expected a file"):
         read_records(tmp_path / "pipe.jsonl")
+
+
+def test_a_record_without_what_it_needs_is_named(path: Path) -> None:
+    path.write_text('{"number": 1}\n{"number": "x"}\n')
+    with pytest.raises(DataError, match=r"lines.jsonl, line 2, key 'number': found 'x', expected what this package"):
+        read_records(path, {"number": int})
+    path.write_text("{}\n")
+    with pytest.raises(DataError, match="line 1, key 'number': found no such key"):
+        read_records(path, {"number": int})
+
+
+def test_a_file_that_fills_the_memory_is_not_read(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(2**40)  # takes no room
+    with pytest.raises(DataError, match="found 1,099,511,627,776 bytes"):
+        read_records(path)
