@@ -209,6 +209,9 @@ class HaloModule(L.LightningModule):
                 f" {type(data).__name__} brings {feedback} feedback: use {wanted} (SFTDataModule and UnaryDataModule"
                 " read preference pairs as well)"
             )
+        beta = self.hparams.get("beta")
+        if beta is not None and not 0 < beta < float("inf"):
+            raise ConfigError(f"beta is {beta}: expected a number above 0, such as 0.1")
         prepare_deepspeed(self._strategy, data)
         # Log-probabilities and weights of a batch stay float32: a precision is about what a model computes.
         self.trainer.precision_plugin.convert_input = lambda data: data  # type: ignore[method-assign]

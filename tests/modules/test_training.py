@@ -149,6 +149,12 @@ def test_groups_that_do_not_fit(method: Any, options: dict[str, Any], says: str,
         trainer(tmp_path).fit(method("embedded:base", **options), datamodule=data)
 
 
+@pytest.mark.parametrize("beta", [-0.1, 0.0, float("nan"), float("inf")])
+def test_a_beta_with_which_nothing_is_learnt_is_refused(beta: float, thumbs: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"beta is {beta}: expected a number above 0"):
+        trainer(tmp_path).fit(KTO("embedded:base", beta=beta), datamodule=UnaryDataModule(thumbs, batch_size=8))
+
+
 def test_validation_before_the_first_step_is_logged(thumbs: str, tmp_path: Path) -> None:
     from lightning.pytorch.loggers import TensorBoardLogger
 
