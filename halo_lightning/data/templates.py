@@ -52,6 +52,10 @@ _UNCOUNTED = (
     *("list", "map", "reject", "rejectattr", "reverse", "round", "safe", "select", "selectattr", "sort", "unique"),
 )
 """Filters that write nothing out: what they take does not grow with the size of what is in a list."""
+_LENGTHENING = ("center", "expandtabs", "join", "ljust", "replace", "rjust", "translate", "zfill")
+"""Methods of a text that can make it longer by a factor; others go through it once."""
+_JINJAS_OWN = ("_loop_vars", "_block_vars")
+"""What Jinja gives with every call, for functions that take the context."""
 _NOT_OFFERED = ("pprint", "striptags", "sum", "urlize", "wordwrap")
 """Filters whose work is not known before, and that chat templates do not use."""
 
@@ -242,9 +246,13 @@ class CountingEnvironment(ImmutableSandboxedEnvironment):
         owner = getattr(method, "__self__", None)
         work = float(CALL)
         if isinstance(owner, str):
-            values = (*args, *kwargs.values())
-            format_like = method.__name__ in ("format", "format_map")
-            work += _formatted(owner, values) if format_like else _product(owner, *values)
+            values = (*args, *(value for name, value in kwargs.items() if name not in _JINJAS_OWN))
+            if method.__name__ in ("format", "format_map"):
+                work += _formatted(owner, values)
+            elif method.__name__ in _LENGTHENING:
+                work += _product(owner, *values)
+            else:
+                work += sum(map(_measured, (owner, *values)))
         _budget().spend(work)
         return _made(super().call(__context, __obj, *args, **kwargs))
 

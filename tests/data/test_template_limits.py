@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
+from jinja2.exceptions import TemplateError, UndefinedError
 
 from halo_lightning.data.conversations import Conversation
 from halo_lightning.data.rendering import encode_prompts
-from halo_lightning.data.templates import LARGEST_TEMPLATE, TemplateLimitError, size
+from halo_lightning.data.templates import (
+    LARGEST_TEMPLATE,
+    TemplateLimitError,
+    _compiled,
+    _original,
+    bound_templates,
+    size,
+)
 from halo_lightning.pretrained import load_tokenizer
 
 CONVERSATION: Conversation = ({"role": "user", "content": "a" * 50},)
@@ -78,3 +88,49 @@ def test_size_counts_what_is_written_out_and_no_further_than_it_has_to() -> None
     for _ in range(100):
         inner = [inner, inner]
     assert 1000 < size(inner, 1000) < 2000
+
+
+LONG = [{"role": role, "content": f"{role} says " * 150} for role in ("user", "assistant")] * 200
+CALLS = [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Paris", "days": 2}}}]
+CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
+    "plain": [{"role": "user", "content": " Hi. "}, {"role": "assistant", "content": "Hello."}],
+    "thinking": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "<think>Hm.</think>Hello."}],
+    "tools": [
+        {"role": "user", "content": "Is it warm in Paris?"},
+        {"role": "assistant", "content": "", "tool_calls": CALLS},
+        {"role": "tool", "name": "weather", "content": "It is warm."},
+        {"role": "assistant", "content": "Yes."},
+    ],
+    "long": LONG,
+}
+
+
+def test_long_conversations_are_no_attack() -> None:
+    template = (
+        "{% for message in messages %}{{ message.role + ': ' + message.content.strip().replace('\\n', ' ') }}"
+        "{{ message.content.split('</think>')[-1] if message.content.startswith('a') }}{% endfor %}"
+    )
+    bound_templates()
+    assert _compiled(template).render(messages=LONG).count("user: user says") == 200
+
+
+def test_real_templates_render_as_before() -> None:
+    """Those that TRL has collected, many of them of well-known models."""
+    trl = pytest.importorskip("trl")
+    bound_templates()
+    templates = sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
+    assert len(templates) > 10
+    for path in templates:
+        template = path.read_text()
+        for name, messages in CONVERSATIONS.items():
+            values = {"messages": messages, "tools": None, "bos_token": "<s>", "eos_token": "</s>"}
+            rendered = [_rendered(compiled(template), values) for compiled in (_original[0], _compiled)]
+            assert rendered[0] == rendered[1], (path.name, name)
+
+
+def _rendered(template: Any, values: dict[str, Any]) -> str:
+    try:
+        text: str = template.render(values)
+        return text
+    except (UndefinedError, TemplateError, TypeError) as error:  # not every template knows every kind of message
+        return str(error)
