@@ -114,6 +114,7 @@ def test_long_conversations_are_no_attack() -> None:
     assert _compiled(template).render(messages=LONG).count("user: user says") == 200
 
 
+@pytest.mark.slow
 def test_real_templates_render_as_before() -> None:
     """Those that TRL has collected, many of them of well-known models."""
     trl = pytest.importorskip("trl")
