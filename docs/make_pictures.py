@@ -49,8 +49,14 @@ def tensorboard(folder: str | Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--port", str(port)]
-    server = subprocess.Popen([*command, "--load_fast=false"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # By its own name, since TensorBoard shows what it was called with.
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", Path(folder).name, "--port", str(port)]
+    server = subprocess.Popen(
+        [*command, "--load_fast=false"],
+        cwd=Path(folder).resolve().parent,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(240):
@@ -160,9 +166,11 @@ def make_pictures(folder: Path) -> None:
         rest.append(["fit", "--config=configs/tiny_sft_dpo.yaml"])
     for arguments in rest:
         subprocess.run([sys.executable, "cli.py", *arguments], check=True, cwd=folder, env=environment())
-    with tempfile.TemporaryDirectory() as shown:
+    with tempfile.TemporaryDirectory() as temporary:
+        shown = Path(temporary) / "runs"
+        shown.mkdir()
         for name in ("kto", "dpo"):  # short names, for TensorBoard cuts long ones
-            (Path(shown) / name).symlink_to(folder / "runs" / f"tiny_sft_{name}" / "tensorboard" / "version_0")
+            (shown / name).symlink_to(folder / "runs" / f"tiny_sft_{name}" / "tensorboard" / "version_0")
         with tensorboard(shown) as address:
             for tab, (picture, height) in TABS.items():
                 screenshot(f"{address}/#{tab}", IMAGES / picture, height=height)
