@@ -48,7 +48,7 @@ test-gpu: $(STAMP) ## Run the tests that need a CUDA device.
 LOWEST       := .venv-lowest
 LOWEST_STAMP := $(LOWEST)/.installed
 LOWEST_TESTS := tests/test_losses.py tests/test_values.py tests/test_logprobs.py tests/metrics tests/modules/test_modules.py \
-                tests/test_policy.py tests/test_forward.py tests/test_reference.py tests/test_model_folders.py tests/data \
+                tests/test_policy.py tests/test_forward.py tests/test_architectures.py tests/test_reference.py tests/test_model_folders.py tests/data \
                 tests/callbacks tests/evaluation/test_sampling.py tests/reliability/test_hostile.py
 
 $(LOWEST_STAMP): pyproject.toml constraints-lowest.txt
