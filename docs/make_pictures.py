@@ -139,7 +139,8 @@ def terminal_picture(command: str, folder: Path, out: Path, *, width: int = 112,
         screen = subprocess.run([*tmux, "capture-pane", "-e", "-p"], check=True, capture_output=True, text=True).stdout
         subprocess.run([*tmux, "kill-server"], check=True)
     console = Console(record=True, width=width, file=open("/dev/null", "w"), force_terminal=True)  # noqa: SIM115
-    console.print(Text.from_ansi(screen.rstrip()))
+    # Warnings name the file that they come from: not where this repository is.
+    console.print(Text.from_ansi(screen.replace(f"{REPOSITORY}/", "").rstrip()))
     console.save_svg(str(out), title="halo_lightning")
 
 
