@@ -271,6 +271,8 @@ def _spread_interval(
     @cache  # which also makes the ends of a bracket what they were when it was found
     def excess(value: float) -> float:
         nonlocal near
+        if value == middle:
+            return -critical
         start = near.parameters.copy()
         start[number + place] = value
         near = _climb(crowd, start, near.modes, region, held=place)
@@ -280,13 +282,10 @@ def _spread_interval(
     low = 0.0
     if middle > lowest + 1e-3 and excess(lowest) > 0:
         near = peak
-        low = math.exp(
-            brentq(lambda value: -critical if value == middle else excess(value), lowest, middle, **tolerance)
-        )
+        low = math.exp(brentq(excess, lowest, middle, **tolerance))
     near, inside, outside = peak, middle, max(middle, math.log(0.1) + lowest - math.log(NARROWEST)) + 0.4
     while excess(outside) <= 0:
         inside, outside = outside, outside + 0.6
         if outside > highest:
             return low, math.inf
-    high = brentq(lambda value: -critical if value == middle else excess(value), inside, outside, **tolerance)
-    return low, math.exp(high)
+    return low, math.exp(brentq(excess, inside, outside, **tolerance))
