@@ -8,7 +8,6 @@ Processes are forked, so that torch and transformers are imported once.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import sys
 import warnings
@@ -18,7 +17,7 @@ from halo_lightning import UnaryDataModule
 from halo_lightning.callbacks import WatchNumbers
 from halo_lightning.errors import NotFiniteError
 from tests.callbacks.test_watch import SMALL, Poisoned, fit
-from tests.strategies.train import STRATEGIES, free_port
+from tests.strategies.train import STRATEGIES, fork
 
 BAD = 3
 """The number of the example whose loss is NaN."""
@@ -48,19 +47,9 @@ def work(folder: Path, strategy: str, not_finite: str, rank: int, port: int) -> 
 
 def main(folder: str, jobs: list[str]) -> int:
     """Runs jobs, one after the other."""
-    forked = multiprocessing.get_context("fork")
     for job in jobs:
-        port = free_port()
-        arguments = [(Path(folder), *job.split(":"), rank, port) for rank in range(2)]
-        processes = [forked.Process(target=work, args=one) for one in arguments]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(120)
-        if any(process.exitcode != 0 for process in processes):
-            for process in processes:
-                process.kill()
-            print(f"{job}: {[process.exitcode for process in processes]}", file=sys.stderr)
+        if not fork(2, work, Path(folder), *job.split(":")):
+            print(f"{job} failed", file=sys.stderr)
             return 1
     return 0
 

@@ -15,6 +15,7 @@ import multiprocessing.connection
 import os
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -257,26 +258,30 @@ def free_port() -> int:
         return port
 
 
+def fork(count: int, target: Callable[..., None], *arguments: Any) -> bool:
+    """Runs a function in forked processes, with its arguments, a rank and a port; whether all of them end well."""
+    forked, port = multiprocessing.get_context("fork"), free_port()
+    processes = [forked.Process(target=target, args=(*arguments, rank, port)) for rank in range(count)]
+    for process in processes:
+        process.start()
+    running = processes
+    while running:
+        multiprocessing.connection.wait([process.sentinel for process in running])
+        running = [process for process in processes if process.exitcode is None]
+        if any(process.exitcode for process in processes):
+            # The others would wait for it.
+            for process in processes:
+                process.kill()
+            return False
+    return True
+
+
 def main(folder: str, jobs: list[str]) -> int:
     """Runs jobs, one after the other."""
-    forked = multiprocessing.get_context("fork")
     for job in jobs:
-        port = free_port()
-        processes = [
-            forked.Process(target=work, args=(folder, job, rank, port)) for rank in range(int(job.split(":")[1]))
-        ]
-        for process in processes:
-            process.start()
-        running = processes
-        while running:
-            multiprocessing.connection.wait([process.sentinel for process in running])
-            running = [process for process in processes if process.exitcode is None]
-            if any(process.exitcode for process in processes):
-                # The others would wait for it.
-                for process in processes:
-                    process.kill()
-                print(f"{job} failed", file=sys.stderr)
-                return 1
+        if not fork(int(job.split(":")[1]), work, folder, job):
+            print(f"{job} failed", file=sys.stderr)
+            return 1
     return 0
 
 
