@@ -6,8 +6,9 @@ It takes the place of a model's own attention through transformers' attention in
 
 from __future__ import annotations
 
+import inspect
 import sys
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -92,7 +93,7 @@ def segment_attention(
     if segments.order is not None:
         key, value = key.index_select(1, segments.order), value.index_select(1, segments.order)
     if kernel is None:
-        kernel = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and _varlen() is not None
+        kernel = query.is_cuda and fits_kernel(query.dtype, query.shape[-1])
     if kernel and softcap is None:
         return _by_kernel(query, key, value, segments, scaling, sliding_window), None
     return _one_by_one(query, key, value, segments, scaling, sliding_window, softcap), None
@@ -106,13 +107,21 @@ def _implementation(name: str, module: torch.nn.Module) -> Any:
     return sys.modules[type(module).__module__].eager_attention_forward
 
 
+def fits_kernel(dtype: torch.dtype, head_size: int) -> bool:
+    """Whether torch's variable-length kernel, on a GPU, computes with a dtype and D numbers a head."""
+    half = dtype in (torch.bfloat16, torch.float16)
+    return half and head_size % 8 == 0 and head_size <= 256 and _varlen() is not None
+
+
+@cache
 def _varlen() -> Any:
-    """Torch's attention over sequences of different lengths, where this torch has it."""
+    """Torch's attention over sequences of different lengths, where this torch has it with all that is asked of it."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
-    return varlen_attn
+    options = {"scale", "window_size", "enable_gqa"}
+    return varlen_attn if options <= inspect.signature(varlen_attn).parameters.keys() else None
 
 
 def _by_kernel(

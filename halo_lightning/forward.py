@@ -384,7 +384,7 @@ def _why_not_packed(model: PreTrainedModel, alone: list[Tensor], device: torch.d
             reason = "sequences see each other"
         elif not _close(states[order], torch.cat(alone), 1.0):
             reason = "the hidden states differ from those of each sequence alone"
-        elif not _close(trimmed[places], states[places], 0.01):
+        elif not _close(trimmed[places], states[places], 0.2):  # products of fewer rows may be rounded differently
             reason = "the last feed-forward layer cannot be computed for some tokens only"
         else:
             return None
@@ -403,6 +403,9 @@ def _moved(sequences: Sequences, device: torch.device) -> Sequences:
 
 def _close(ours: Tensor, expected: Tensor, scale: float) -> bool:
     """Whether two tensors differ by rounding only; a smaller `scale` is stricter."""
-    tolerance = scale * {torch.float64: 1e-9, torch.float32: 1e-3}.get(expected.dtype, 0.1)
+    device = expected.device.type
+    # With mixed precision, rounding is that of what layers compute with, although what they add to is float32.
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else expected.dtype
+    tolerance = scale * {torch.float64: 1e-9, torch.float32: 1e-3}.get(dtype, 0.1)
     size = expected.double().abs().max()
     return bool((ours.double() - expected.double()).abs().max() <= tolerance * size)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from halo_lightning.attention import fits_kernel
 from halo_lightning.data.batches import Sequences, pack
 from halo_lightning.forward import (
     checkpoint_activations,
@@ -244,6 +245,24 @@ def test_a_model_that_mixes_sequences_is_found_out(monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(
         sequences.table(target_logps(model, sequences)), one_by_one(model, sequences), rtol=1e-4, atol=1e-4
     )
+
+
+def test_rounding_under_mixed_precision_is_no_reason_to_pad(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's kernel rounds the last bit of bfloat16 otherwise than the model's own attention."""
+    import halo_lightning.attention as attention
+
+    exact = attention._one_by_one
+    monkeypatch.setattr(attention, "_one_by_one", lambda *arguments: exact(*arguments) * (1 + 2**-7))
+    model = tiny_llama()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert ways_of(model).packed
+
+
+def test_what_the_kernel_computes_with() -> None:
+    assert fits_kernel(torch.bfloat16, 80)
+    assert not fits_kernel(torch.float32, 80)
+    assert not fits_kernel(torch.float16, 20)
+    assert not fits_kernel(torch.float16, 320)
 
 
 def test_a_head_that_is_not_understood_is_found_out() -> None:

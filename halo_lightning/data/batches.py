@@ -81,6 +81,10 @@ class Sequences(NamedTuple):
         shape = self.completion_mask.shape
         return values.new_zeros(shape.numel()).index_copy(0, self.cells, values).view(shape)
 
+    def of_targets(self, table: Tensor) -> Tensor:
+        """One value per target, `[K]`, from a table `[R, C]`: the inverse of `table`."""
+        return table.flatten().index_select(0, self.cells)
+
     def unpacked(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
         """Prompt and completion of each sequence, as they were given to `pack`."""
         order = self.segments.order

@@ -24,9 +24,10 @@ class _Mean(ExactMetric):
         self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def _add(self, values: Tensor) -> None:
-        self.total += values.detach().sum(dtype=self.total.dtype)
-        self.count += values.numel()
+    def _add(self, values: Tensor, counted: Tensor | None = None) -> None:
+        values = values.detach() if counted is None else values.detach().masked_fill(~counted, 0)
+        self.total += values.sum(dtype=self.total.dtype)
+        self.count += values.numel() if counted is None else counted.sum()
 
     def compute(self) -> Tensor:
         """The mean, or NaN when nothing was given."""
@@ -60,9 +61,14 @@ class MeanLogps(_Mean):
 
     higher_is_better = True
 
-    def update(self, logps: Tensor) -> None:
-        """Adds log-probabilities, `[N]`, one per completion."""
-        self._add(logps)
+    def update(self, logps: Tensor, desirable: Tensor | None = None) -> None:
+        """Adds N completions.
+
+        Args:
+            logps: `[N]`, log-probabilities, in nats.
+            desirable: bool `[N]`, which of them count; None is all.
+        """
+        self._add(logps, desirable)
 
 
 class ImplicitRewards(ExactMetric):
@@ -139,9 +145,11 @@ class PairedRewardAccuracy(_Mean):
 
         Args:
             rewards: `[2N]`, implicit rewards of chosen and rejected completions, pairs in the same order.
-            desirable: bool `[2N]`, true for the N chosen ones.
+            desirable: bool `[2N]`, true for the N chosen ones; for any other number of them the accuracy is NaN.
         """
-        difference = rewards[desirable] - rewards[~desirable]
+        # Sorted and not selected by a mask, whose true entries a GPU would have to count before it could go on.
+        chosen, rejected = rewards[desirable.to(torch.uint8).argsort(descending=True, stable=True)].chunk(2)
+        difference = torch.where(desirable.sum() == len(chosen), chosen - rejected, torch.nan)
         # NaN must not count as a tie.
         self._add(torch.where(difference.isnan(), difference, (difference.sign() + 1) / 2))
 

@@ -45,7 +45,9 @@ class BCO(UnaryHalo):
         rewards = self.of_all_processes(self.beta * log_ratios)
         desirable = self.of_all_processes(desirable)
         both = desirable.any() & (~desirable).any()
-        mean = (rewards[desirable].mean() + rewards[~desirable].mean()) / 2
+        # Not selected by a mask, whose true entries a GPU would have to count before it could go on.
+        kinds = torch.stack([desirable, ~desirable])
+        mean = (torch.where(kinds, rewards, 0).sum(-1) / kinds.sum(-1)).mean()
         self.batches_seen += both
         step = torch.where(both, (mean - self.reward_shift) / self.batches_seen.clamp(min=1), 0.0)
         self.reward_shift += step.to(self.reward_shift)

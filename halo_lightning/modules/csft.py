@@ -48,8 +48,9 @@ class CSFT(HaloModule):
         token_logps = self.pair.policy_token_logps(batch.sequences)
         losses = -batch.weight * token_logps.sum(-1)
         return losses.sum() / self.mean_tokens(batch.sequences), {
-            "losses": (-batch.weight[:, None] * token_logps)[batch.sequences.completion_mask],
-            "logps": token_logps.sum(-1)[batch.desirable],
+            "losses": batch.sequences.of_targets(-batch.weight[:, None] * token_logps),
+            "logps": token_logps.sum(-1),
+            "desirable": batch.desirable,
         }
 
     def on_before_batch_transfer(self, batch: UnaryBatch, dataloader_idx: int) -> UnaryBatch:

@@ -41,7 +41,7 @@ class SFT(HaloModule):
         if self.average == "examples":
             losses = -batch.weight * logps
             return losses.mean(), {"losses": losses, "logps": logps}
-        losses = (-batch.weight[:, None] * token_logps)[sequences.completion_mask]
+        losses = sequences.of_targets(-batch.weight[:, None] * token_logps)
         return losses.sum() / self.mean_tokens(sequences), {"losses": losses, "logps": logps}
 
     def metrics(self) -> MetricCollection:

@@ -49,6 +49,21 @@ def test_paired_accuracy_by_hand() -> None:
     assert float(metric.compute()) == 0.5
     metric.update(rewards=torch.tensor([3.0, 1]), desirable=torch.tensor([True, False]))
     assert float(metric.compute()) == 0.625
+    #                               chosen 1, 5 | rejected 2, 4, in turns: one loss, one win
+    metric.update(rewards=torch.tensor([2.0, 1, 4, 5]), desirable=torch.tensor([False, True, False, True]))
+    assert float(metric.compute()) == pytest.approx(3.5 / 6)
+
+
+def test_paired_accuracy_of_what_are_no_pairs() -> None:
+    metric = PairedRewardAccuracy()
+    metric.update(rewards=torch.tensor([3.0, 1, 2, 1]), desirable=torch.tensor([True, True, True, False]))
+    assert math.isnan(metric.compute())
+
+
+def test_mean_logps_of_the_desirable_alone() -> None:
+    metric = MeanLogps()
+    metric.update(torch.tensor([-1.0, -9.0, -2.0]), torch.tensor([True, False, True]))
+    assert float(metric.compute()) == -1.5
 
 
 def test_nan_reward_is_not_a_tie() -> None:
