@@ -115,19 +115,30 @@ def fits_kernel(dtype: torch.dtype, head_size: int) -> bool:
 
 @cache
 def _varlen() -> Any:
-    """Torch's attention over sequences of different lengths, where this torch has it with all that is asked of it."""
+    """Torch's attention over sequences of different lengths, where this torch has one that knows windows."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
-    options = {"scale", "window_size", "enable_gqa"}
-    return varlen_attn if options <= inspect.signature(varlen_attn).parameters.keys() else None
+    return varlen_attn if {"scale", "window_size"} <= _options(varlen_attn) else None
+
+
+@cache
+def _options(function: Any) -> frozenset[str]:
+    """The names of what a function takes."""
+    return frozenset(inspect.signature(function).parameters)
 
 
 def _by_kernel(
     query: Tensor, key: Tensor, value: Tensor, segments: Segments, scaling: float | None, window: int | None
 ) -> Tensor:
     """All segments in one call. Its causal mask is aligned at the end, so a segment sees the prompt before it."""
+    groups = query.shape[2] // key.shape[2]
+    options: dict[str, Any] = {}
+    if groups > 1 and "enable_gqa" in _options(_varlen()):
+        options["enable_gqa"] = True
+    elif groups > 1:  # torch before 2.12
+        key, value = key.repeat_interleave(groups, dim=2), value.repeat_interleave(groups, dim=2)
     attended: Tensor = _varlen()(
         query[0],
         key[0],
@@ -138,7 +149,7 @@ def _by_kernel(
         max(segments.key_lengths),
         scale=scaling,
         window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=query.shape[2] != key.shape[2],
+        **options,
     )
     return attended[None]
 
