@@ -17,6 +17,7 @@ from importlib import import_module
 
 from halo_lightning.errors import HaloError, is_panic
 from halo_lightning.program import program_name
+from halo_lightning.termination import ToldToEnd, can_be_told_to_end
 from halo_lightning.trust import take_option, trust_known_classes_only
 
 TRAINING = {
@@ -103,7 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 for success, 2 for an error in what the user gave, 1 for any other error; 3 where `inspect`
-        found what it was asked to fail on.
+        found what it was asked to fail on; 130 after Ctrl-C (SIGINT), 143 after SIGTERM, except that a training which
+        was told to end by SIGTERM has saved, and ends with 0; 141 where nobody reads what it prints.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
@@ -111,13 +113,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = [argument for argument in arguments if argument != "--debug"]
         os.environ["JSONARGPARSE_DEBUG"] = "true"
     try:
-        arguments, trusted_only = take_option(arguments)
-        if trusted_only:
-            trust_known_classes_only()
-        return run(arguments)
+        with can_be_told_to_end():
+            arguments, trusted_only = take_option(arguments)
+            if trusted_only:
+                trust_known_classes_only()
+            return run(arguments)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        return _interrupted()
+    except ToldToEnd:
+        return _told_to_end()
+    except SystemExit as stop:
+        # Lightning's Trainer ends the process itself after Ctrl-C. After SIGTERM, a training that is all of a command
+        # has saved; one that is a part of it has not made what the command was to make.
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            return _interrupted()
+        if type(stop).__name__ == "SIGTERMException" and arguments[0] not in TRAINING:
+            return _told_to_end()
+        raise
     except BrokenPipeError:  # who read the output has read enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -127,6 +139,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         users = _users_error(error)
         print(_one_screen(error) if users is None else f"error: {users}", file=sys.stderr)
         return 1 if users is None else 2
+
+
+def _interrupted() -> int:
+    print("interrupted", file=sys.stderr)
+    return 130
+
+
+def _told_to_end() -> int:
+    print("told to end (SIGTERM): what was finished is kept, and nothing half written", file=sys.stderr)
+    return 143
 
 
 def run(arguments: list[str]) -> int:

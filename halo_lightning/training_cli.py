@@ -85,7 +85,7 @@ class HaloCLI(LightningCLI):
     def __init__(self, args: ArgsType = None, *, stage: bool = False) -> None:
         quieten()
         self.stage = stage
-        with ExitStack() as self.held, ends_at_once(lambda: getattr(self, "trainer", None)):
+        with ExitStack() as self.held, ends_at_once(self):
             super().__init__(
                 model_class=HaloModule,
                 datamodule_class=FeedbackDataModule,

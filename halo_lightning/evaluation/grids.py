@@ -10,9 +10,8 @@ import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import yaml
 from halo_lightning.errors import ConfigError
 from halo_lightning.files import read_text, write_json
 from halo_lightning.run_folder import RunFolder
+from halo_lightning.workers import worker_pool
 
 NOTE = "cell.json"
 """What is written into a cell's folder when it is finished."""
@@ -167,12 +167,8 @@ def _executor(processes: int) -> Iterator[Executor | None]:
     before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM")}
     os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
     try:
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as executor:
-            try:
-                yield executor
-            except BaseException:
-                executor.shutdown(wait=False, cancel_futures=True)
-                raise
+        with worker_pool(processes) as executor:
+            yield executor
     finally:
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import multiprocessing
 import os
 import sys
 from collections.abc import Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from halo_lightning.errors import ConfigError
 from halo_lightning.labelling.calling import Answers, answers, load, look_here
 from halo_lightning.labelling.items import Item
 from halo_lightning.labelling.scorers import Keep, Scored, Scorer, batched, scored
+from halo_lightning.workers import worker_pool
 
 
 class FunctionScorer(Scorer):
@@ -50,23 +50,20 @@ class FunctionScorer(Scorer):
             for batch in batches:
                 keep(_joined(batch, answers(self.path, _plain(batch))))
             return
-        # Newly started processes, since the threads of torch do not survive a fork.
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=look_here, initargs=(sys.path,))
         waiting: dict[Future[Answers], list[Item]] = {}
         try:
-            for batch in batches:
-                waiting[pool.submit(answers, self.path, _plain(batch))] = batch
-                if len(waiting) >= 2 * self.workers:  # so that memory holds a few batches, however long the source is
+            with worker_pool(self.workers, look_here, sys.path) as pool:
+                for batch in batches:
+                    waiting[pool.submit(answers, self.path, _plain(batch))] = batch
+                    # So that memory holds a few batches, however long the source is.
+                    if len(waiting) >= 2 * self.workers:
+                        _keep_finished(waiting, keep)
+                while waiting:
                     _keep_finished(waiting, keep)
-            while waiting:
-                _keep_finished(waiting, keep)
         except BrokenProcessPool as error:
             raise ConfigError(
                 f"a process that ran {self.path} died; what was scored is kept, and the same command goes on"
             ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _keep_finished(waiting: dict[Future[Answers], list[Item]], keep: Keep) -> None:
