@@ -340,3 +340,21 @@ def test_says_where_it_is_from(method: type[HaloModule]) -> None:
 def test_not_built_yet_says_so(policy: str) -> None:
     with pytest.raises(RuntimeError, match="configure_model"):
         modules.DPO(policy).loss_and_metrics(PAIRED)
+
+
+@pytest.mark.parametrize("name", [cls.__name__ for cls in METHODS])
+def test_mixed_precision_gives_nearly_the_same(name: str) -> None:
+    module = built(getattr(modules, name)("embedded:base"))
+    batch = module.on_before_batch_transfer(BATCHES[module.feedback[0]], 0)
+    results = []
+    for mixed in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+            loss, _ = module.loss_and_metrics(batch)
+        module.zero_grad()
+        loss.backward()
+        gradients = [weight.grad.flatten() for weight in module.parameters() if weight.grad is not None]
+        results.append((loss, torch.cat(gradients).double()))
+    (exact, gradient), (mixed_loss, mixed_gradient) = results
+    assert mixed_loss.dtype == torch.float32
+    assert mixed_loss.item() == pytest.approx(exact.item(), rel=0.02, abs=1e-6)
+    assert torch.nn.functional.cosine_similarity(gradient, mixed_gradient, dim=0) > 0.999
