@@ -210,6 +210,22 @@ def test_every_case_under_every_strategy(strategy: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_mixed_precision_over_processes(tmp_path: Path) -> None:
+    """The report's configurations: FSDP in bfloat16, with gradients that are added up in float32."""
+    prepare(tmp_path)
+    mixed = json.dumps({"precision": "bf16-mixed"})
+    train(tmp_path, *(f"{run}:dpo,kto,sft:{mixed}" for run in ("single:1", "fsdp2:2", "fsdp:2")))
+    for case in ("dpo", "kto", "sft"):
+        expected, *others = (
+            json.loads((tmp_path / run / case / "result.json").read_text()) for run in ("single-1", "fsdp2-2", "fsdp-2")
+        )
+        for found in others:
+            assert found["steps"] == 4
+            assert found["norms"] == pytest.approx(expected["norms"], rel=0.05)
+            assert found["metrics"] == pytest.approx(expected["metrics"], rel=0.05, abs=0.05)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="`make test-deepspeed` installs it")
 def test_deepspeed(tmp_path: Path) -> None:
     """DeepSpeed itself, on CPUs: what it divides among processes, and what it goes on from."""
