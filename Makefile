@@ -45,7 +45,9 @@ test-slow: $(EXTRAS_STAMP) ## Run the tests that take minutes.
 test-gpu: $(STAMP) ## Run the tests that need a CUDA device.
 	$(BIN)/python -m pytest -m gpu
 
-LOWEST       := .venv-lowest
+# Of an older torch there may be no wheel for CPUs: `make test-lowest LOWEST_TORCH=2.6` may download 5 GB, with CUDA.
+LOWEST_TORCH := 2.13.0
+LOWEST       := .venv-lowest-$(LOWEST_TORCH)
 LOWEST_STAMP := $(LOWEST)/.installed
 LOWEST_TESTS := tests/test_losses.py tests/test_values.py tests/test_logprobs.py tests/metrics tests/modules/test_modules.py \
                 tests/test_policy.py tests/test_forward.py tests/test_architectures.py tests/test_reference.py tests/test_model_folders.py tests/data \
@@ -53,7 +55,8 @@ LOWEST_TESTS := tests/test_losses.py tests/test_values.py tests/test_logprobs.py
 
 $(LOWEST_STAMP): pyproject.toml constraints-lowest.txt
 	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt \
+	sed 's/^torch==.*/torch==$(LOWEST_TORCH)/' constraints-lowest.txt > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/constraints.txt \
 	    -e ".[lora,completion,judge]" hypothesis jsonschema pytest pytest-timeout
 	@touch $@
 
@@ -111,4 +114,4 @@ value-lab: $(STAMP) ## Train with other value functions, and make the page docs/
 	$(BIN)/python cli.py value-lab
 
 clean: ## Remove the environment, caches and runs.
-	rm -rf $(VENV) $(LOWEST) $(DEEPSPEED) runs site notebooks/runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest-* $(DEEPSPEED) runs site notebooks/runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
