@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from halo_lightning.errors import ConfigError
 from halo_lightning.pretrained import Task
+from halo_lightning.ranges import POSITIVE, Range
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,6 +29,10 @@ class LoRA:
     alpha: int = 32
     target_modules: str | list[str] = "all-linear"
     quantize: Literal["4bit"] | None = None
+
+    def __post_init__(self) -> None:
+        Range(low=1, high=2**16).check("lora.rank", self.rank)
+        POSITIVE.check("lora.alpha", self.alpha)
 
     @property
     def described(self) -> str:

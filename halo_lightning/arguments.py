@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
-from halo_lightning.errors import ConfigError
+from halo_lightning.errors import ConfigError, users_error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -25,6 +26,13 @@ NOISE = re.compile(
     r"|Not a valid subclass of Source|Not of type Path|Subclass types expect one of|a class path \(str\)|a dict with)"
 )
 """Lines of jsonargparse's messages that say nothing to who wrote the configuration."""
+
+
+def short(message: str) -> str:
+    """A message of jsonargparse that fits one screen."""
+    lines = [line for line in message.splitlines() if line.strip() and not NOISE.match(line)]
+    text = "\n".join(lines[:12] + ["…"] * (len(lines) > 12))
+    return text if len(text) <= 1500 else text[:1500] + " …"
 
 
 class OneScreenErrors(ArgumentParser):
@@ -48,11 +56,7 @@ class OneScreenErrors(ArgumentParser):
 
     def explain(self, message: str) -> str:
         """The message without repetitions, with a suggestion for a mistyped key."""
-        lines = [line for line in message.splitlines() if line.strip() and not NOISE.match(line)]
-        text = "\n".join(lines[:12] + ["…"] * (len(lines) > 12))
-        if len(text) > 1500:
-            text = text[:1500] + " …"
-        text += suggestion(message, self.known_keys())
+        text = short(message) + suggestion(message, self.known_keys())
         program = self.prog.split(" [")[0]
         if program.endswith("cli.py"):  # Lightning's parser of all training commands
             program = f"python {program} fit"
@@ -128,6 +132,21 @@ def class_arguments() -> set[str]:
                         parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
                         names |= {one.name for one in parameters if one.kind is not one.VAR_KEYWORD}
     return names - {"self", "base"}
+
+
+@contextmanager
+def refusals_are_said() -> Iterator[None]:
+    """Within, a class that refuses its settings, or a callable that is no class, gives an error of the user's.
+
+    Raises:
+        ConfigError: With what was said.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if users_error(error) is not None:
+            raise
+        raise ConfigError(f"these settings are refused: {short(str(error)).lstrip(' -')}") from error
 
 
 class HaloArgumentParser(OneScreenErrors):

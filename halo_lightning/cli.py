@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from halo_lightning.errors import HaloError, is_panic
+from halo_lightning.errors import HaloError, is_panic, users_error
 from halo_lightning.program import program_name
 from halo_lightning.termination import ToldToEnd, can_be_told_to_end
 from halo_lightning.trust import take_option, trust_known_classes_only
@@ -181,7 +181,7 @@ def run(arguments: list[str]) -> int:
         HaloCLI(args=arguments)
         return 0
     if command in FUNCTIONS:
-        from halo_lightning.arguments import HaloArgumentParser
+        from halo_lightning.arguments import HaloArgumentParser, refusals_are_said
         from halo_lightning.quiet import quieten
 
         parser = HaloArgumentParser(prog=f"{program} {command}", description=FUNCTIONS[command][1])
@@ -191,7 +191,9 @@ def run(arguments: list[str]) -> int:
             from halo_lightning.arguments import with_settings
 
             rest = with_settings(rest, parser)
-        values = parser.instantiate_classes(parser.parse_args(named(rest, function)))
+        parsed = parser.parse_args(named(rest, function))
+        with refusals_are_said():
+            values = parser.instantiate_classes(parsed)
         quieten()
         function(**values.as_dict())
         return 0
@@ -235,10 +237,7 @@ def _users_error(error: BaseException) -> str | None:
     A file or folder that cannot be read or written is the user's to mend, and so is what Lightning finds wrong with
     the settings of its Trainer.
     """
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, HaloError):
-        cause = cause.__cause__ or cause.__context__
-    if cause is not None:
+    if (cause := users_error(error)) is not None:
         return str(cause)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"

@@ -56,6 +56,13 @@ class DataError(HaloError, ValueError):
         super().__init__(f"{where}: {message}" if where else message)
 
 
+def users_error(error: BaseException | None) -> HaloError | None:
+    """The error of the user's that an exception is, or was raised because of."""
+    while error is not None and not isinstance(error, HaloError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 

@@ -89,6 +89,31 @@ def vocabulary_of(model: PreTrainedModel) -> int:
     return size
 
 
+def check_tokens(model: PreTrainedModel, tokenizer: Any, largest: int, where: str = "") -> None:
+    """Refuses a token that a model does not know, at which torch would stumble, or on a GPU give up the process.
+
+    That a tokenizer has more tokens than its model is no mistake, as long as they are not used; that a model has rows
+    for more tokens than there are is usual.
+
+    Args:
+        model: The model.
+        tokenizer: What made the tokens; None where that is not known.
+        largest: The largest token id that the model is to be given.
+        where: The place of the largest token, for messages.
+
+    Raises:
+        ConfigError: The model does not know it.
+    """
+    known = vocabulary_of(model)
+    if largest >= known:
+        token = "" if tokenizer is None else f", {tokenizer.convert_ids_to_tokens(largest)!r}"
+        size = "" if tokenizer is None else f" (the tokenizer has {len(tokenizer):,} tokens)"
+        raise ConfigError(
+            f"{f'{where}: ' if where else ''}found the token {largest}{token}, and the embedding of the model"
+            f" {model.name_or_path!r} has rows for {known:,} tokens{size}; expected the tokenizer of this model"
+        )
+
+
 class Head:
     """From hidden states to logits, as a model's own `forward` does it."""
 

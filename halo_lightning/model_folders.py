@@ -23,6 +23,8 @@ WEIGHTS = ".safetensors"
 
 LARGEST_TEXT = 2**26
 """Bytes of a file of a model at most that is no file of weights; tokenizers of large vocabularies have some 30 MB."""
+LARGEST_ID = 2**24
+"""Of a token; vocabularies have up to some 300,000."""
 LONGEST_REPLACEMENT = 2**8
 """Characters that a tokenizer puts in the place of one at most."""
 _TEXTS = (".json", ".jinja", ".model", ".tiktoken", ".txt")
@@ -36,6 +38,11 @@ _SIZES = re.compile(
 _COUNTS = re.compile(r"(\w*_)?(layers?|experts)")
 HARMLESS_COUNT = 1000
 """So many layers or experts take no time to build without memory; more than that there have to be tensors for."""
+
+QUANTIZED = "quantization_config"
+"""The key of a `config.json` that says that weights are not stored as the numbers that they are."""
+WEIGHT_TYPES = ("F64", "F32", "BF16", "F16")
+"""What safetensors calls the types that weights have; a mask or a list of positions may be of another one."""
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -93,6 +100,23 @@ def check_normalizer(settings: Any, name: str) -> None:
     if longest > LONGEST_REPLACEMENT:
         raise ConfigError(
             f"the tokenizer of {name!r} puts up to {longest:,} characters in the place of one, which no tokenizer needs"
+        )
+
+
+def check_vocabulary(vocabulary: dict[str, int], name: str) -> None:
+    """Refuses a tokenizer whose ids are so large that a table of them would fill the memory.
+
+    Args:
+        vocabulary: The id of each token.
+        name: Of the tokenizer, for messages.
+
+    Raises:
+        ConfigError: It is such a tokenizer.
+    """
+    token, largest = max(vocabulary.items(), key=lambda pair: pair[1], default=("", -1))
+    if largest >= LARGEST_ID:
+        raise ConfigError(
+            f"the tokenizer of {name!r} gives {token[:40]!r} the id {largest:,}, expected one below {LARGEST_ID:,}"
         )
 
 
@@ -165,7 +189,8 @@ def check_sizes(folder: Path, kind: Any, *, on_cpu: bool = True) -> None:
         on_cpu: Whether the weights go to the memory of the CPU, and have to fit into it.
 
     Raises:
-        ConfigError: A size is none, the model would be much larger than its weights, or larger than the memory.
+        ConfigError: A size is none, the model would be much larger than its weights, or larger than the memory; or the
+            weights are no floating-point numbers.
     """
     stored = stored_shapes(folder)
     try:
@@ -173,7 +198,7 @@ def check_sizes(folder: Path, kind: Any, *, on_cpu: bool = True) -> None:
     except (OSError, ValueError, RecursionError):
         return  # transformers says what is wrong with it
     check_config(settings, str(folder / "config.json"), len(stored))
-    if not stored or not isinstance(settings, dict) or "quantization_config" in settings:
+    if not stored or not isinstance(settings, dict):
         return
     try:
         model = _without_memory(folder, kind)
@@ -208,18 +233,38 @@ def check_config(settings: Any, name: str, tensors: int) -> None:
         tensors: How many tensors its weights have; 0 where that is not known.
 
     Raises:
-        ConfigError: There is such a size.
+        ConfigError: There is such a size, or the weights are quantised.
     """
+    if isinstance(settings, dict):
+        check_not_quantized(settings.get(QUANTIZED), name)
     for key, value in _values(settings):
         if (expected := _expected(key, value, tensors)) is not None:
             raise ConfigError(f"{name}, key {key!r}: found {value}, expected {expected}")
+
+
+def check_not_quantized(settings: Any, name: str) -> None:
+    """Refuses weights that are stored quantised: they cannot be trained, and their values are not those of a file.
+
+    Args:
+        settings: Those of the quantisation; None where there is none.
+        name: What messages call the configuration of the model.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    if settings is not None:
+        how = settings.get("quant_method") if isinstance(settings, dict) else getattr(settings, "quant_method", None)
+        raise ConfigError(
+            f"{name}, key {QUANTIZED!r}: found weights that are quantised ({str(getattr(how, 'value', how))[:40]}),"
+            " expected the model as it was before that; for QLoRA, which quantises it itself, see lora.quantize"
+        )
 
 
 def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of the tensors in the safetensors files of a model, by name; empty where there are no such files.
 
     Raises:
-        ConfigError: A file is cut off or damaged.
+        ConfigError: A file is cut off or damaged, or has weights that are no floating-point numbers.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -233,8 +278,12 @@ def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
             with safe_open(file, framework="pt") as tensors:
                 slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
                 shapes |= {name: tuple(part.get_shape()) for name, part in slices.items()}
+                types = {name: part.get_dtype() for name, part in slices.items()}
         except (SafetensorError, OSError, ValueError) as error:
             raise ConfigError(f"{file}: this file of weights is cut off or damaged ({error})") from error
+        for name, found in types.items():
+            if name.endswith("weight") and found not in WEIGHT_TYPES:
+                raise ConfigError(f"{file}: found {name} of type {found}, expected one of {', '.join(WEIGHT_TYPES)}")
     return shapes
 
 

@@ -3,12 +3,49 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
 
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from halo_lightning.errors import ConfigError
+
+Made = TypeVar("Made")
+
+
+def check_optimizer(make_optimizer: OptimizerCallable, make_scheduler: LRSchedulerCallable) -> None:
+    """Makes an optimizer and a schedule for a few numbers, to see whether they can be made.
+
+    Args:
+        make_optimizer: Makes the optimizer of parameters.
+        make_scheduler: Makes the schedule of an optimizer.
+
+    Raises:
+        ConfigError: They are something else, or refuse their settings; or a setting is not finite.
+    """
+    few = (nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2)))
+    optimizer = _made("optimizer", Optimizer, lambda: make_optimizer(iter(few)))
+    for name, value in optimizer.param_groups[0].items():
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
+            raise ConfigError(f"optimizer: {name} is {value}, expected a finite number")
+    schedule = _made("scheduler", LRScheduler, lambda: make_scheduler(optimizer))
+    if isinstance(schedule, ReduceLROnPlateau):
+        raise ConfigError("a schedule that watches a metric (ReduceLROnPlateau) is not supported: choose another")
+
+
+def _made(name: str, kind: type[Made], make: Callable[[], Any]) -> Made:
+    try:
+        made = make()
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{name}: no {kind.__name__} of torch could be made of these settings ({error})") from error
+    if not isinstance(made, kind):
+        raise ConfigError(f"{name}: found what makes {type(made).__name__}, expected {kind.__name__} of torch")
+    return made
 
 
 class LinearWarmup(LambdaLR):
@@ -31,8 +68,8 @@ class LinearWarmup(LambdaLR):
         then: Literal["constant", "linear", "cosine"] = "constant",
         total_steps: int | None = None,
     ) -> None:
-        if warmup < 0:
-            raise ValueError(f"warmup is a fraction of the steps or a number of steps, not {warmup}")
+        if not 0 <= warmup < math.inf:
+            raise ConfigError(f"warmup is {warmup}: expected a fraction of the steps, or a number of steps")
         self.warmup, self.then, self.total_steps = warmup, then, total_steps
         super().__init__(optimizer, self._factor)
 

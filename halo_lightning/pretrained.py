@@ -11,7 +11,15 @@ import torch
 from torch import nn
 
 from halo_lightning.errors import ConfigError, is_panic, no_space
-from halo_lightning.model_folders import check_files, check_model, check_normalizer, read_manifest
+from halo_lightning.model_folders import (
+    QUANTIZED,
+    check_files,
+    check_model,
+    check_normalizer,
+    check_not_quantized,
+    check_vocabulary,
+    read_manifest,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -105,9 +113,11 @@ def load_model(
     except Exception as error:  # a folder of somebody else's can make libraries fail in any way
         if no_space(error) is not None or isinstance(error, torch.OutOfMemoryError):
             raise
-        raise ConfigError(f"the model {path_or_id!r} could not be loaded: {_first_line(error)}") from error
+        raise ConfigError(f"the model {path_or_id!r} could not be loaded: {first_line(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
+    if QUANTIZED not in loading:  # a model of the hub can be of any kind
+        check_not_quantized(getattr(model.config, QUANTIZED, None), path_or_id)
     switch_dropout_off(model)
     model.config.use_cache = False
     return model.train()
@@ -124,7 +134,21 @@ def _load_weights(kind: Any, path: str, dtype: DType, **options: Any) -> PreTrai
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ConfigError(f"its files have no {missing[0]}{more}, which would be random numbers")
+    check_finite(model)
     return model
+
+
+def check_finite(model: nn.Module) -> None:
+    """Refuses weights that are NaN or infinite, of which nothing but NaN could come.
+
+    Raises:
+        ConfigError: There are such weights.
+    """
+    for name, parameter in model.named_parameters():
+        weights = parameter.detach()
+        # Both are NaN where a value is, and are found without an array of booleans as large as the weights.
+        if weights.is_floating_point() and weights.numel() and not all(map(torch.isfinite, weights.aminmax())):
+            raise ConfigError(f"its weights {name} have values that are NaN or infinite (as {weights.dtype})")
 
 
 def _load_shapes(kind: Any, path: str, dtype: DType, **options: Any) -> PreTrainedModel:
@@ -159,21 +183,35 @@ def load_tokenizer(path_or_id: str) -> Any:
     Raises:
         ConfigError: There is no tokenizer there, or it cannot be loaded.
     """
-    from transformers import AutoTokenizer
-
     from halo_lightning.data.rendering import prepare_tokenizer
 
+    return prepare_tokenizer(load_plain_tokenizer(path_or_id))
+
+
+def load_plain_tokenizer(path_or_id: str) -> Any:
+    """Loads a tokenizer as it is: it may have no chat template, and no token that ends a text.
+
+    Raises:
+        ConfigError: There is no tokenizer there, or it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    from halo_lightning.data.templates import bound_templates
+
+    bound_templates()
     path = resolve_path(path_or_id)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         normalizer = tokenizer.backend_tokenizer.normalizer if tokenizer.is_fast else None
         check_normalizer(json.loads(normalizer.__getstate__()) if normalizer is not None else None, path_or_id)
+        check_vocabulary(tokenizer.get_vocab(), path_or_id)
     except BaseException as error:  # the same
         if not (isinstance(error, Exception) or is_panic(error)):
             raise
-        raise ConfigError(f"the tokenizer of {path_or_id!r} could not be loaded: {_first_line(error)}") from error
-    return prepare_tokenizer(tokenizer)
+        raise ConfigError(f"the tokenizer of {path_or_id!r} could not be loaded: {first_line(error)}") from error
+    return tokenizer
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def first_line(error: BaseException) -> str:
+    """The beginning of what a library says."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:500]

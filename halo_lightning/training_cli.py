@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from halo_lightning.arguments import OneScreenErrors
+from halo_lightning.arguments import OneScreenErrors, refusals_are_said
 from halo_lightning.callbacks import (
     ContinuedCurves,
     HuggingFaceExport,
@@ -166,6 +166,8 @@ class HaloCLI(LightningCLI):
         if not self.stage:  # whoever runs a stage holds its folder
             self.held.enter_context(self.run.locked())
         goes_on = settings.ckpt_path == LAST
+        with refusals_are_said():  # before anything is begun, and before a stage takes its hours
+            self._parser("fit").instantiate_classes(Namespace(model=settings.model, data=settings.data))
         self.find_checkpoint_to_go_on_from()
         if settings.sft_stage is not None:
             settings.model.init_args.policy = self.finished_stage(settings.sft_stage, goes_on=goes_on)
@@ -206,6 +208,11 @@ class HaloCLI(LightningCLI):
             settings.ckpt_path = str(found.path)
         elif settings.ckpt_path is not None:
             settings.ckpt_path = str(check(settings.ckpt_path))
+
+    def instantiate_classes(self) -> None:
+        """Lightning's; what is wrong with settings is the user's to mend."""
+        with refusals_are_said():
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the Trainer: TensorBoard in the run's folder, a progress bar only where somebody can see it."""

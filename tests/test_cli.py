@@ -326,6 +326,33 @@ def test_a_value_of_the_wrong_type(capsys: pytest.CaptureFixture[str]) -> None:
     assert "float" in message
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--model.optimizer={class_path: builtins.eval}", "these settings are refused: eval() takes no keyword"),
+        (
+            "--model.scheduler={class_path: builtins.print}",
+            "error: scheduler: no LRScheduler of torch could",
+        ),
+        ("--model.value_function=builtins.exec", "value_function: it cannot be called with two tensors"),
+        ("--model.beta=0", "beta is 0.0: expected a finite number above 0"),
+        ("--data.batch_size=-4", "batch_size is -4: expected 1 or more"),
+    ],
+)
+def test_what_is_wrong_is_found_before_a_stage_takes_its_time(
+    option: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--config=configs/tiny_sft_kto.yaml", sft_stage(tmp_path / "sft"), f"--run_dir={tmp_path / 'kto'}"]
+    assert message in fails(capsys, "fit", *arguments, option)
+    assert not (tmp_path / "sft").exists()
+
+
+def test_a_strategy_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    option = "--trainer.strategy={class_path: os.system}"
+    message = fails(capsys, "fit", "--config=configs/tiny_kto.yaml", option, f"--run_dir={tmp_path}")
+    assert "these settings are refused: You selected an invalid strategy name" in message
+
+
 def test_a_missing_config_and_a_missing_policy(capsys: pytest.CaptureFixture[str]) -> None:
     assert "configs/nowhere.yaml" in fails(capsys, "fit", "--config=configs/nowhere.yaml")
     message = fails(capsys, "fit", "--config=configs/tiny_kto.yaml", "--model.policy=./nowhere")

@@ -114,6 +114,56 @@ def test_weights_that_are_missing_are_not_made_up(folder: Path) -> None:
             load_model(str(folder), task)
 
 
+# --- weights ---------------------------------------------------------------------------------------------------------
+
+
+def change_weights(folder: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    tensors = {name: change(tensor.clone()) for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [(torch.int8, "I8"), (torch.float8_e4m3fn, "F8_E4M3"), (torch.bool, "BOOL"), (torch.complex64, "C64")],
+)
+def test_weights_of_another_type_are_refused(dtype: torch.dtype, name: str, folder: Path) -> None:
+    change_weights(folder, lambda tensor: tensor.to(dtype))
+    with pytest.raises(ConfigError, match=rf"model\.safetensors: found .*weight of type {name}, expected one of F64"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_the_usual_types_are_read(dtype: torch.dtype, folder: Path) -> None:
+    change_weights(folder, lambda tensor: tensor.to(dtype))
+    assert load_model(str(folder)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_named(value: float, folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.0.mlp.down_proj.weight"][3, 2] = value
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        ConfigError, match=r"its weights model\.layers\.0\.mlp\.down_proj\.weight have values that are NaN"
+    ):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "fp8", None])
+def test_weights_that_are_quantised_are_refused(method: str | None, folder: Path) -> None:
+    change(folder / "config.json", quantization_config={"quant_method": method, "load_in_4bit": True})
+    with pytest.raises(ConfigError, match=rf"config\.json, key 'quantization_config': found .* quantised \({method}\)"):
+        load_model(str(folder))
+
+
+def test_ids_of_tokens_that_no_table_has_room_for(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"][sorted(tokenizer["model"]["vocab"])[-1]] = 2**31
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(ConfigError, match="the id 2,147,483,648, expected one below"):
+        load_tokenizer(str(folder))
+
+
 # --- files -----------------------------------------------------------------------------------------------------------
 
 

@@ -30,7 +30,7 @@ from halo_lightning.data.sampling import (
     interleaved,
 )
 from halo_lightning.data.sources.bad_rows import BadRows, OnBadRow
-from halo_lightning.data.sources.config import KeepPrompt, Source, Sources
+from halo_lightning.data.sources.config import KeepPrompt, Sources, sources_of
 from halo_lightning.data.streaming import (
     Stream,
     StreamedDataset,
@@ -127,8 +127,8 @@ class FeedbackDataModule(L.LightningDataModule):
         shuffle_buffer: int = 10_000,
     ) -> None:
         super().__init__()
-        self.train_sources = _sources("train", train)
-        self.validation_sources = [] if validation is None else _sources("validation", validation)
+        self.train_sources = sources_of("train", train)
+        self.validation_sources = [] if validation is None else sources_of("validation", validation)
         for name, value, low in (
             ("batch_size", batch_size, 1),
             ("micro_batch_size", micro_batch_size, 1),
@@ -315,6 +315,12 @@ class FeedbackDataModule(L.LightningDataModule):
         """The examples to validate on."""
         return self._prepared()[1]
 
+    @property
+    def datasets(self) -> list[TokenizedDataset]:
+        """The examples to train and to validate on, as far as there are any, and they are not streamed."""
+        train, validation, _ = self._prepared()
+        return [dataset for dataset in (train, validation) if len(dataset)]
+
     # --- handing out -----------------------------------------------------------------------------------------------
 
     def train_sampler(self, dataset: TokenizedDataset) -> BatchSampler:
@@ -376,13 +382,6 @@ class FeedbackDataModule(L.LightningDataModule):
             # Its own: iterating draws a number, which would not be drawn again where a run goes on in an epoch.
             "generator": torch.Generator(),
         }
-
-
-def _sources(name: str, value: Any) -> list[Source]:
-    values = [value] if isinstance(value, (str, os.PathLike, Source)) else list(value)
-    if not all(values) or not values:
-        raise ConfigError(f"{name} is {value!r}: expected the path of a file, or a list of paths")
-    return [Source.of(value) for value in values]
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -124,6 +124,14 @@ class TokenizedDataset(Dataset[Batch]):
         line = int(origin["line"])
         return place(self.files[origin["file"]] if with_file else None, RowNumber(-line) if line < 0 else line)
 
+    def largest_token(self) -> tuple[int, str]:
+        """The largest token id, and the place of an example that has it; -1 where there is no token."""
+        if not len(self.tokens):
+            return -1, ""
+        at = int(self.tokens.argmax())
+        sequence = int(np.searchsorted(self.offsets, at, side="right")) - 1
+        return int(self.tokens[at]), self.place(sequence // self.per_example)
+
     def sequences(self, which: NDArray[np.int64]) -> Sequences:
         """The sequences with these numbers, in one flat row, with the reference's log-probabilities if known."""
         starts, ends = self.offsets[which], self.offsets[which + 1]

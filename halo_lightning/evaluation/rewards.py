@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from halo_lightning.data.rendering import render_text
+from halo_lightning.forward import check_tokens
 from halo_lightning.pretrained import load_model, load_tokenizer
 
 
@@ -43,7 +44,9 @@ class RewardScorer:
                 padding=True,
                 padding_side="right",
                 return_tensors="pt",
-            ).to(self.model.device)
+            )
+            check_tokens(self.model, self.tokenizer, int(batch["input_ids"].max()))
+            batch = batch.to(self.model.device)
             output = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
             rewards.append(output.logits[:, 0].float())
         return torch.cat(rewards) if rewards else torch.zeros(0)

@@ -22,7 +22,7 @@ from torch import Tensor, distributed
 from halo_lightning.errors import ConfigError
 from halo_lightning.evaluation.streams import stream_key as stream_key
 from halo_lightning.evaluation.streams import uniforms as uniforms
-from halo_lightning.forward import plain
+from halo_lightning.forward import check_tokens, plain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -148,6 +148,7 @@ def sample_tokens(
     bare, device = plain(model), device or model.device
     ends = end_tokens(bare.generation_config, tokenizer)
     # Padding on the left, whatever the tokenizer's habit: generation goes on at the right end.
+    check_tokens(bare, tokenizer, max(tokenizer.pad_token_id, *map(max, prompts)))
     width = max(len(prompt) for prompt in prompts)
     ids = torch.full((len(prompts), width), tokenizer.pad_token_id)
     mask = torch.zeros_like(ids)

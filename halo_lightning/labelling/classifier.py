@@ -9,10 +9,11 @@ import torch
 
 from halo_lightning.data.rendering import render_text
 from halo_lightning.errors import ConfigError
+from halo_lightning.forward import check_tokens
 from halo_lightning.labelling.items import Item
 from halo_lightning.labelling.scorers import Keep, Scored, Scorer, batched, scored
 from halo_lightning.model_folders import check_model
-from halo_lightning.pretrained import resolve_path
+from halo_lightning.pretrained import check_finite, first_line, load_plain_tokenizer, resolve_path
 from halo_lightning.reference import weights_fingerprint
 
 
@@ -71,6 +72,7 @@ class ClassifierScorer(Scorer):
             inputs: Any = {name: torch.tensor([values]) for name, values in encoded[0].items()}
         else:
             inputs = self.tokenizer.pad(encoded, padding_side="right", return_tensors="pt")
+        check_tokens(self.model, self.tokenizer, int(inputs["input_ids"].max()))
         logits = self.model(**{name: values.to(self.device) for name, values in inputs.items()}).logits.double()
         values = logits[:, 0] if logits.shape[1] == 1 else logits.softmax(-1)[:, self.output]
         return values.tolist()
@@ -90,25 +92,23 @@ def longest(config: Any, tokenizer: Any) -> int:
 
 
 def _load(path: str) -> tuple[Any, Any]:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
     folder = resolve_path(path)
     check_model(folder, AutoModelForSequenceClassification)
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(
+        model, info = AutoModelForSequenceClassification.from_pretrained(
             folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, output_loading_info=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ConfigError(f"the classifier {path!r} could not be loaded: {reason}") from error
-    model, info = model
+        check_finite(model)
+    except Exception as error:  # a folder of somebody else's can make libraries fail in any way
+        raise ConfigError(f"the classifier {path!r} could not be loaded: {first_line(error)}") from error
     if info["missing_keys"]:
         raise ConfigError(
             f"{path}: this is no sequence classifier ({sorted(info['missing_keys'])[0]} is not among its weights);"
             " expected one, such as the export of a RewardModel"
         )
-    return model, tokenizer
+    return model, load_plain_tokenizer(path)
 
 
 def _output(config: Any, positive: str | None, path: str) -> int:

@@ -15,30 +15,31 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
 from halo_lightning import quantization
 from halo_lightning.adapters import LoRA
+from halo_lightning.data import FeedbackDataModule
 from halo_lightning.data.batches import Batch, Sequences
 from halo_lightning.data.loading import rescale_progress
 from halo_lightning.deepspeed import divide_loss_once, prepare_deepspeed
 from halo_lightning.errors import ConfigError
-from halo_lightning.forward import Checkpointing, plain, target_logps
+from halo_lightning.forward import Checkpointing, check_tokens, plain, target_logps
 from halo_lightning.losses import humanline_clip
 from halo_lightning.metrics import MeanLoss
 from halo_lightning.modules import resuming
 from halo_lightning.modules.reference_pass import compute_missing, reference_caches
-from halo_lightning.optimization import LinearWarmup
+from halo_lightning.optimization import LinearWarmup, check_optimizer
 from halo_lightning.policy import PolicyAndReference, ReferenceMode, build_whole, without_adapter
 from halo_lightning.pretrained import DType, Task, compute_dtype
+from halo_lightning.ranges import FRACTION, NOT_NEGATIVE, POSITIVE, Range, check_bounds
 from halo_lightning.reference import ReferenceCache
 
 Feedback = Literal["sft", "unary", "paired"]
 
 DATA_MODULES = {"sft": "SFTDataModule", "unary": "UnaryDataModule", "paired": "PairedDataModule"}
 # Lightning's warning about hooks of modules and data modules is meant for who wrote both; a user of KTO wrote neither.
-warnings.filterwarnings("ignore", message=".*overridden `on_before_batch_transfer`.*")
+warnings.filterwarnings("ignore", message=".*overridden `(on_before_batch_transfer|transfer_batch_to_device).*")
 
 PROGRESS_BAR = {"loss", "rewards/margins", "rewards/accuracies", "kl"}
 
@@ -87,6 +88,16 @@ class HaloModule(L.LightningModule):
     needs_reference: ClassVar[bool] = True
     """Whether the loss compares the policy with a reference."""
 
+    ranges: ClassVar[dict[str, Range]] = {
+        "beta": POSITIVE,
+        "desirable_weight": NOT_NEGATIVE,
+        "undesirable_weight": NOT_NEGATIVE,
+        "label_smoothing": FRACTION,
+        "margin": NOT_NEGATIVE,
+        "regularization": NOT_NEGATIVE,
+    }
+    """The numbers that settings may have, by their names; a method may say otherwise."""
+
     def __init__(
         self,
         policy: str,
@@ -116,6 +127,9 @@ class HaloModule(L.LightningModule):
                 self.hparams[name] = os.fspath(value)
             elif not isinstance(value, (str, int, float, bool, list, tuple, dict, type(None))):
                 del self.hparams[name]
+        for name in self.ranges.keys() & self.hparams.keys():
+            self.ranges[name].check(name, self.hparams[name])
+        check_bounds("humanline", humanline)
         self.policy_path = os.fspath(policy)
         self.reference_path = None if reference is None else os.fspath(reference)
         self.dtype_of_weights = dtype
@@ -127,6 +141,7 @@ class HaloModule(L.LightningModule):
                 "reference_mode 'adapter' is the policy with its adapter switched off: it needs lora, and no reference"
             )
         self.humanline = humanline
+        check_optimizer(optimizer, scheduler)
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.models: PolicyAndReference | None = None
@@ -209,9 +224,6 @@ class HaloModule(L.LightningModule):
                 f" {type(data).__name__} brings {feedback} feedback: use {wanted} (SFTDataModule and UnaryDataModule"
                 " read preference pairs as well)"
             )
-        beta = self.hparams.get("beta")
-        if beta is not None and not 0 < beta < float("inf"):
-            raise ConfigError(f"beta is {beta}: expected a number above 0, such as 0.1")
         prepare_deepspeed(self._strategy, data)
         # Log-probabilities and weights of a batch stay float32: a precision is about what a model computes.
         self.trainer.precision_plugin.convert_input = lambda data: data  # type: ignore[method-assign]
@@ -220,9 +232,20 @@ class HaloModule(L.LightningModule):
             cache.dataset.reference_logps = cache.read()
 
     def on_fit_start(self) -> None:
-        """Computes the reference's log-probabilities that are not in the cache."""
+        """Looks for tokens that the policy does not know, and computes what is not in the cache of the reference."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, FeedbackDataModule):
+            for dataset in data.datasets:
+                check_tokens(plain(self.pair.policy), data.tokenizer, *dataset.largest_token())
         if self._caches:
             self.reference_note = compute_missing(self, self._caches)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Lightning's, after a look at the tokens: of a stream, and of other people's data, nobody has looked yet."""
+        sequences = getattr(batch, "sequences", batch)
+        if self.models is not None and isinstance(sequences, Sequences) and len(sequences.input_ids):
+            check_tokens(plain(self.pair.policy), None, int(sequences.input_ids.max()))
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def predict_step(self, batch: Sequences | Callable[[Any], Any], batch_idx: int) -> Any:
         """What the policy computes; a strategy that spreads its weights gathers them meanwhile.
@@ -281,8 +304,6 @@ class HaloModule(L.LightningModule):
         """The optimizer and the schedule that were asked for, the latter stepped after every optimizer step."""
         optimizer = self.make_optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
         scheduler = self.make_scheduler(optimizer)
-        if isinstance(scheduler, ReduceLROnPlateau):
-            raise ConfigError("a schedule that watches a metric (ReduceLROnPlateau) is not supported: choose another")
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:

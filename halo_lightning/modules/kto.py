@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from halo_lightning.data.batches import Sequences, UnaryBatch, pack
+from halo_lightning.errors import ConfigError
 from halo_lightning.losses import kl_from_halves, kl_from_mismatched, kto_loss, suggested_kto_weights
 from halo_lightning.modules.base import is_distributed
 from halo_lightning.modules.scope import Scope, check_scope, group_size
@@ -65,6 +66,7 @@ class KTO(UnaryHalo):
         self.beta = beta
         self.desirable_weight, self.undesirable_weight = desirable_weight, undesirable_weight
         self.value_function = value_function
+        check_value_function(self.human_value)
         self.kl, self.kl_over, self.kl_gradient = kl, kl_over, kl_gradient
 
     @property
@@ -148,6 +150,22 @@ class KTO(UnaryHalo):
                 " their total weights have a ratio between 1 and 4/3 (arXiv 2402.01306), or let the data module"
                 " balance its batches (balance: oversample)"
             )
+
+
+def check_value_function(value: ValueFunction) -> None:
+    """Tries a value function on two outcomes.
+
+    Raises:
+        ConfigError: It gives no value for each of them.
+    """
+    z, z_ref = torch.tensor([0.5, -0.5]), torch.zeros(2)
+    try:
+        made = value(z, z_ref)
+    except Exception as error:  # of somebody else's function, which can fail in any way
+        raise ConfigError(f"value_function: it cannot be called with two tensors, z and z_ref ({error})") from error
+    if not isinstance(made, Tensor) or made.shape != z.shape:
+        found = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+        raise ConfigError(f"value_function: found {found} for two outcomes, expected a tensor of two values")
 
 
 def mismatched(rows: list[tuple[NDArray[Any], NDArray[Any]]], which: range, group: int | None = None) -> Sequences:

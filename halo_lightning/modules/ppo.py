@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from halo_lightning.losses import discounted_returns, generalized_advantages, of
 from halo_lightning.metrics import ImplicitRewards, MeanKL, MeanLoss, UnaryRewardAccuracy
 from halo_lightning.modules.base import HaloModule, metric_collection
 from halo_lightning.modules.scope import Scope, check_scope, group_size
+from halo_lightning.ranges import FRACTION, NOT_NEGATIVE, check_bounds
 
 
 class OfflinePPO(HaloModule):
@@ -50,6 +51,14 @@ class OfflinePPO(HaloModule):
 
     feedback = ("paired", "unary")
     source = "section 3.3"
+    ranges: ClassVar = {
+        **HaloModule.ranges,
+        "kl_penalty": NOT_NEGATIVE,
+        "gamma": FRACTION,
+        "lam": FRACTION,
+        "value_coefficient": NOT_NEGATIVE,
+        "value_clip": NOT_NEGATIVE,
+    }
 
     def __init__(
         self,
@@ -68,6 +77,7 @@ class OfflinePPO(HaloModule):
         **base: Any,
     ) -> None:
         super().__init__(policy, **base)
+        check_bounds("clip", clip)
         self.ratio, self.clip, self.advantage, self.kl_penalty = ratio, clip, advantage, kl_penalty
         self.gamma, self.lam, self.whiten_over = gamma, lam, whiten_over
         self.value_coefficient, self.value_clip = value_coefficient, value_clip

@@ -51,10 +51,8 @@ def reference_caches(module: HaloModule) -> list[ReferenceCache]:
     }
     if module.lora is not None and module.lora.quantize and module.reference_path in (None, module.policy_path):
         settings["quantize"] = module.lora.quantize  # the reference is the quantised policy
-    datasets = [dataset for dataset in (data.train_dataset, data.validation_dataset) if len(dataset)]
-    return [
-        ReferenceCache(cache_folder("reference", module.reference_cache), dataset, settings) for dataset in datasets
-    ]
+    folder = cache_folder("reference", module.reference_cache)
+    return [ReferenceCache(folder, dataset, settings) for dataset in data.datasets]
 
 
 def _fingerprint(path: str, trainer: Trainer) -> str:

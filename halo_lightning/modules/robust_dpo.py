@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from halo_lightning.losses import robust_dpo_loss
 from halo_lightning.modules.paired import Lengths, PairedHalo, PairedLogps
+from halo_lightning.ranges import Range
 
 
 class RobustDPO(PairedHalo):
@@ -21,6 +22,7 @@ class RobustDPO(PairedHalo):
     """
 
     source = "arXiv 2403.00409"
+    ranges: ClassVar = {**PairedHalo.ranges, "label_smoothing": Range(0, 0.5, open_high=True)}
 
     def __init__(self, policy: str, *, beta: float = 0.1, label_smoothing: float = 0.1, **base: Any) -> None:
         super().__init__(policy, **base)

@@ -15,7 +15,7 @@ from torch import nn
 from halo_lightning.adapters import LoRA, add_adapter
 from halo_lightning.errors import ConfigError
 from halo_lightning.forward import Checkpointing, Ways, blocks_of, checkpoint_activations, plain, ways_of
-from halo_lightning.pretrained import Task, model_class, resolve_path, switch_dropout_off
+from halo_lightning.pretrained import Task, first_line, model_class, resolve_path, switch_dropout_off
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -79,7 +79,7 @@ def model_config(policy: str, file: str | None = None) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        first = first_line(error)
         if file is not None:
             raise ConfigError(f"--model_config {file}: this is not the config.json of a model: {first}") from error
         raise ConfigError(

@@ -23,6 +23,7 @@ from halo_lightning import (
 )
 from halo_lightning.errors import ConfigError
 from halo_lightning.modules import RewardModel
+from halo_lightning.pretrained import load_tokenizer, resolve_path
 from halo_lightning.values import KahnemanTversky
 from halo_lightning.world import rows
 from tests.conftest import one_by_one
@@ -149,10 +150,44 @@ def test_groups_that_do_not_fit(method: Any, options: dict[str, Any], says: str,
         trainer(tmp_path).fit(method("embedded:base", **options), datamodule=data)
 
 
-@pytest.mark.parametrize("beta", [-0.1, 0.0, float("nan"), float("inf")])
-def test_a_beta_with_which_nothing_is_learnt_is_refused(beta: float, thumbs: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"beta is {beta}: expected a number above 0"):
-        trainer(tmp_path).fit(KTO("embedded:base", beta=beta), datamodule=UnaryDataModule(thumbs, batch_size=8))
+def foreign_tokenizer(folder: Path) -> str:
+    """A tokenizer that has one token more than the embedded model."""
+    tokenizer = load_tokenizer("embedded:small")
+    tokenizer.add_tokens("fruit")
+    tokenizer.save_pretrained(folder)
+    (folder / "config.json").write_text((Path(resolve_path("embedded:small")) / "config.json").read_text())
+    return str(folder)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_token_that_the_policy_does_not_know(streaming: bool, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(
+        '{"prompt": "Hello", "completion": "Hi"}\n{"prompt": "Hello", "completion": "a fruit"}\n'
+    )
+    options: dict[str, Any] = {"streaming": True, "shuffle_buffer": 2} if streaming else {}
+    data = SFTDataModule(
+        str(tmp_path / "rows.jsonl"),
+        tokenizer=foreign_tokenizer(tmp_path / "other"),
+        validation_fraction=0.0,
+        batch_size=2,
+        **options,
+    )
+    known = r"'fruit'.* rows for 1,024 tokens \(the tokenizer has 1,025 tokens\)"
+    with pytest.raises(ConfigError, match="found the token 1024" if streaming else f"line 2: found .* 1024, {known}"):
+        trainer(tmp_path).fit(SFT("embedded:small"), datamodule=data)
+
+
+def test_tokens_that_are_not_used_are_no_mistake(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "Hello", "completion": "Hi"}\n' * 2)
+    data = SFTDataModule(
+        str(tmp_path / "rows.jsonl"),
+        tokenizer=foreign_tokenizer(tmp_path / "other"),
+        validation_fraction=0.0,
+        batch_size=2,
+    )
+    trained = trainer(tmp_path, max_steps=1)
+    trained.fit(SFT("embedded:small"), datamodule=data)
+    assert trained.global_step == 1
 
 
 def test_validation_before_the_first_step_is_logged(thumbs: str, tmp_path: Path) -> None:

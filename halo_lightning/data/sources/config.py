@@ -239,6 +239,22 @@ configuration of one, all of it. That a `Path` may be given as well tells it to 
 """
 
 
+def sources_of(name: str, value: Any) -> list[Source]:
+    """The sources that an argument means.
+
+    Args:
+        name: Of the argument, for messages.
+        value: As it was given.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    values = [value] if isinstance(value, (str, os.PathLike, Source)) else list(value)
+    if not all(values) or not values:
+        raise ConfigError(f"{name} is {value!r}: expected the path of a file, or a list of paths")
+    return [Source.of(value) for value in values]
+
+
 def _differs(source: Source, name: str) -> bool:
     return name == "path" or getattr(source, name) != getattr(Source("default"), name)
 

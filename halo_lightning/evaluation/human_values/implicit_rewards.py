@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from halo_lightning.errors import ConfigError, place
 from halo_lightning.evaluation.human_values.observations import Pairs, Thumbs
 from halo_lightning.evaluation.progress import Counter
 from halo_lightning.evaluation.prompts import kind_of_source
+from halo_lightning.forward import check_tokens
 from halo_lightning.losses import implicit_reward
 from halo_lightning.policy import completion_logps
 from halo_lightning.pretrained import load_model
@@ -89,7 +90,7 @@ def observe(
     print(data.summary)
     dataset = data.train_dataset
     names = None if annotator is None else annotators(dataset, sources, annotator)
-    logps = [sequence_logps(dataset, model, device=device) for model in (policy, reference)]
+    logps = [sequence_logps(dataset, model, data.tokenizer, device=device) for model in (policy, reference)]
     rewards = implicit_reward(*logps, beta=beta)
     if kind == "pairs":
         return Observed(Pairs(rewards[::2], rewards[1::2]), names)
@@ -119,11 +120,12 @@ def _name(row: Row, column: str) -> str | None:
 
 
 @torch.no_grad()
-def sequence_logps(dataset: TokenizedDataset, model: str, *, device: str = "cpu") -> Tensor:
+def sequence_logps(dataset: TokenizedDataset, model: str, tokenizer: Any, *, device: str = "cpu") -> Tensor:
     """Log π(y|x) of every completion of a data set, in its order, float64 `[sequences]`, in nats."""
     from lightning.fabric.utilities import move_data_to_device
 
     loaded = load_model(model).to(device).eval()
+    check_tokens(loaded, tokenizer, *dataset.largest_token())
     lengths = np.diff(dataset.offsets)
     order = np.argsort(lengths, kind="stable")
     logps = torch.zeros(len(lengths), dtype=torch.float64)

@@ -1,0 +1,77 @@
+"""Numbers that settings may have: those that cannot work are refused when a thing is made, and not when it is used."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from halo_lightning.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Range:
+    """Finite numbers between two bounds.
+
+    Args:
+        low: The lower bound.
+        high: The upper bound.
+        open_low: Whether the lower bound itself is left out.
+        open_high: Whether the upper bound itself is left out.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: Any) -> bool:
+        try:
+            finite = math.isfinite(value)
+        except (TypeError, OverflowError):  # no number, or a whole one that no float is as large as
+            return False
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return finite and above and below
+
+    def __str__(self) -> str:
+        bounds = []
+        if self.low > -math.inf:
+            bounds.append(f"above {self.low:g}" if self.open_low else f"of {self.low:g} or more")
+        if self.high < math.inf:
+            bounds.append(f"below {self.high:g}" if self.open_high else f"up to {self.high:g}")
+        return " and ".join(["a finite number", *bounds]).replace("number and", "number", 1)
+
+    def check(self, name: str, value: Any) -> None:
+        """Refuses what is no number in the range, or a list with such a thing in it.
+
+        Args:
+            name: Of the setting.
+            value: Of it.
+
+        Raises:
+            ConfigError: It is.
+        """
+        several = isinstance(value, (list, tuple))
+        if not all(one in self for one in (value if several else [value])):
+            raise ConfigError(f"{name} is {str(value)[:100]}: expected {'numbers, each ' * several}{self}")
+
+
+POSITIVE = Range(low=0, open_low=True)
+NOT_NEGATIVE = Range(low=0)
+FINITE = Range()
+FRACTION = Range(low=0, high=1)
+"""From 0 to 1, both of them included."""
+
+
+def check_bounds(name: str, bounds: Any) -> None:
+    """Refuses two bounds that have nothing between them; None is no bounds.
+
+    Raises:
+        ConfigError: They are not two finite numbers, the lower one first.
+    """
+    if bounds is None:
+        return
+    FINITE.check(name, bounds)
+    if not bounds[0] <= bounds[1]:
+        raise ConfigError(f"{name} is {list(bounds)}: expected the lower bound first")
