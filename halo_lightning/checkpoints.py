@@ -8,7 +8,6 @@ the checksums that are in it; a folder without one was not finished, or is someb
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from halo_lightning.errors import ConfigError, DiskFullError, no_space
-from halo_lightning.files import read_text, replaced_file, why_no_file, write_json
+from halo_lightning.files import read_checked_json, replaced_file, why_no_file, write_checked_json
 
 RUN = "halo_lightning_run"
 """The key of a checkpoint under which callbacks note what a run needs to go on."""
@@ -54,7 +53,7 @@ def manifest_path(checkpoint: Path) -> Path:
 def write_seal(checkpoint: Path, seal: Seal) -> None:
     """Declares a checkpoint whole."""
     content = {"global_step": seal.step, "run": seal.run, "files": files_as_json(seal.files)}
-    write_json(manifest_path(checkpoint), content)
+    write_checked_json(manifest_path(checkpoint), content)
 
 
 def files_as_json(files: Files) -> dict[str, dict[str, Any]]:
@@ -79,12 +78,13 @@ def read_seal(checkpoint: Path) -> Seal | None:
     """
     path = manifest_path(checkpoint)
     try:
-        content = json.loads(read_text(path))
+        content = read_checked_json(path)
         return Seal(int(content["global_step"]), str(content["run"]), files_of_json(content["files"]))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{path}: this is not the manifest of a checkpoint ({type(error).__name__})") from error
+        why = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{path}: this is not the manifest of a checkpoint ({why})") from error
 
 
 def seal_folder(checkpoint: Path, *, step: int, run: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -150,6 +151,42 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Writes a small JSON file whole or not at all."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+CHECKSUM = "checksum"
+"""The key of a JSON file of ours under which it says what the checksum of everything else in it is."""
+
+
+def checksum(content: bytes) -> str:
+    """Sixteen characters that are others as soon as one bit of the content is another."""
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+def write_checked_json(path: str | Path, value: dict[str, Any]) -> None:
+    """Writes a small JSON file whole or not at all, with a checksum by which `read_checked_json` finds damage."""
+    write_json(path, {**value, CHECKSUM: _checksum_of(value)})
+
+
+def read_checked_json(path: str | Path) -> dict[str, Any]:
+    """The content of a JSON file that `write_checked_json` wrote; one without a checksum is taken as it is.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        OSError: It is no file, or cannot be read.
+        ValueError: It is no JSON object, or was changed after it was written.
+    """
+    value = json.loads(read_text(path))
+    if not isinstance(value, dict):
+        raise ValueError("found no JSON object")
+    noted = value.pop(CHECKSUM, None)
+    if noted is not None and noted != _checksum_of(value):
+        raise ValueError(f"found another content than was written; whoever changed it takes {CHECKSUM!r} out of it")
+    return value
+
+
+def _checksum_of(value: dict[str, Any]) -> str:
+    as_read = json.loads(json.dumps(value))
+    return checksum(json.dumps(as_read, sort_keys=True).encode())
 
 
 _OURS: set[Path] = set()

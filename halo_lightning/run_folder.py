@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
@@ -16,7 +15,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from halo_lightning.checkpoints import check, newest_good, read_seal
 from halo_lightning.errors import ConfigError
-from halo_lightning.files import clear_up, read_text, write_json
+from halo_lightning.files import clear_up, read_checked_json, write_checked_json
 
 LAST = "last"
 """The checkpoint path that stands for the newest whole checkpoint of a run."""
@@ -44,7 +43,7 @@ class RunFolder:
         self.settings: dict[str, Any] = {}
         self.ended = True
         try:
-            content = json.loads(read_text(self.folder / _RUN))
+            content = read_checked_json(self.folder / _RUN)
             self.id, self.curves = str(content["id"]), Path(str(content["curves"])).name
             self.settings = dict(content.get("settings", {}))
             self.ended = bool(content.get("ended", True))
@@ -79,7 +78,7 @@ class RunFolder:
 
     def _holder(self) -> str:
         try:
-            content = json.loads(read_text(self.folder / _RUN))
+            content = read_checked_json(self.folder / _RUN)
             return f"process {content['process']} on {content['host']}, since {content['since']}"
         except (OSError, ValueError, KeyError, TypeError):
             return "one that has just begun"
@@ -114,7 +113,7 @@ class RunFolder:
                 "host": socket.gethostname(),
                 "since": time.strftime("%Y-%m-%d %H:%M:%S"),
             }
-            write_json(self.folder / _RUN, content)
+            write_checked_json(self.folder / _RUN, content)
 
     def checkpoint(self, asked: str | None, folder: Path) -> tuple[Path | None, list[str]]:
         """Where a run goes on.

@@ -45,7 +45,7 @@ from halo_lightning.run_folder import LAST, RunFolder
 from halo_lightning.settings import check_settings, differences, flat
 from halo_lightning.strategies import register_names
 from halo_lightning.strategies.reading import AnyCheckpointIO
-from halo_lightning.termination import ends_at_once
+from halo_lightning.termination import end_if_told_to, ends_at_once
 
 
 @dataclass
@@ -279,7 +279,8 @@ class HaloCLI(LightningCLI):
             if manifest is None or (goes_on and not changed and not RunFolder(settings.run_dir).ended):
                 found = "no finished export" if manifest is None else "the export of a run that was killed"
                 announce(f"SFT stage: {found} in {export}, so {config} runs first")
-                HaloCLI(args=["fit", *arguments, *[f"--ckpt_path={LAST}"] * goes_on], stage=True)
+                cli = HaloCLI(args=["fit", *arguments, *[f"--ckpt_path={LAST}"] * goes_on], stage=True)
+                end_if_told_to(cli.trainer)
                 if read_manifest(export) is None:
                     raise ConfigError(f"{config}: this SFT stage ended without an export (no {export / MANIFEST})")
             else:

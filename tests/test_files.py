@@ -12,7 +12,14 @@ import pytest
 
 from halo_lightning import files
 from halo_lightning.errors import ConfigError
-from halo_lightning.files import read_text, replaced_file, replaced_folder, write_json
+from halo_lightning.files import (
+    read_checked_json,
+    read_text,
+    replaced_file,
+    replaced_folder,
+    write_checked_json,
+    write_json,
+)
 
 
 def test_appears_with_its_content(tmp_path: Path) -> None:
@@ -59,6 +66,20 @@ def test_a_file_is_replaced_whole_or_stays(tmp_path: Path) -> None:
         fail()
     assert json.loads((tmp_path / "a" / "x.json").read_text(encoding="utf-8")) == {"ü": 1}
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["x.json"]
+
+
+def test_a_checked_file_is_read_as_it_was_written_or_not_at_all(tmp_path: Path) -> None:
+    file, content = tmp_path / "x.json", {"b": [1, 2.5, None], "a": {"10": "ü", "9": True}}
+    write_checked_json(file, content)
+    assert read_checked_json(file) == content
+    file.write_text(file.read_text().replace("2.5", "2.4"))
+    with pytest.raises(ValueError, match="found another content than was written"):
+        read_checked_json(file)
+    file.write_text('{"a": 1}')  # somebody else's
+    assert read_checked_json(file) == {"a": 1}
+    file.write_text("[]")
+    with pytest.raises(ValueError, match="found no JSON object"):
+        read_checked_json(file)
 
 
 def killed(function: Callable[[], None]) -> None:

@@ -45,7 +45,7 @@ class RunCheckpoint(ModelCheckpoint):
     _validated = False
     _before_validation = False
     _validated_batches = 0
-    _terminated = False
+    told_to_end = False
     _written: Iterable[str] = ()
     _being_saved = ""
     _unplanned = ""
@@ -240,11 +240,11 @@ class RunCheckpoint(ModelCheckpoint):
         """From here on SIGTERM is a request, under SLURM as well, where Lightning would do nothing about it."""
         super().on_train_start(trainer, pl_module)
         if threading.current_thread() is threading.main_thread():
-            self._terminated = False
+            self.told_to_end = False
             self._previous_handler = signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def _on_sigterm(self, *_: Any) -> None:
-        self._terminated = True
+        self.told_to_end = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """From here on SIGTERM is what it was before."""
@@ -269,8 +269,8 @@ class RunCheckpoint(ModelCheckpoint):
     def _is_to_end(self, trainer: L.Trainer) -> bool:
         """Whether any process was told to end. Every process has to ask at the same time."""
         if trainer.world_size == 1:
-            return self._terminated
-        return trainer.strategy.reduce_boolean_decision(self._terminated, all=False)
+            return self.told_to_end
+        return trainer.strategy.reduce_boolean_decision(self.told_to_end, all=False)
 
     def _end_before_validation(self, trainer: L.Trainer) -> None:
         if not trainer.fit_loop.epoch_loop._should_accumulate() and self._is_to_end(trainer):

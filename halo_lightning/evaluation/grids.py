@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from halo_lightning.errors import ConfigError
-from halo_lightning.files import read_text, write_json
+from halo_lightning.files import read_checked_json, write_checked_json
 from halo_lightning.run_folder import RunFolder
 from halo_lightning.workers import worker_pool
 
@@ -87,11 +87,16 @@ class Finished:
 
 
 def find(cell: Cell, root: Path) -> Finished | None:
-    """What was noted when a cell was finished; None if it is not, or was with other settings."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        noted = json.loads(read_text(root / cell.place / NOTE))
+    """What was noted when a cell was finished; None if it is not, or with other settings, or damaged."""
+    note = root / cell.place / NOTE
+    try:
+        noted = read_checked_json(note)
         if noted["settings"] == json.loads(json.dumps(cell.settings)):
             return Finished(noted["result"], noted["seconds"], noted["cpu_seconds"])
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        print(f"{note}: this file is damaged ({error}), so {cell.label} is made again", flush=True)
     return None
 
 
@@ -108,7 +113,7 @@ def finish(cell: Cell, root: Path) -> Finished:
     ):
         result = cell.make(root)
     made = Finished(result, time.perf_counter() - began, time.process_time() - used)
-    write_json(folder / NOTE, {"settings": cell.settings, **vars(made)})
+    write_checked_json(folder / NOTE, {"settings": cell.settings, **vars(made)})
     return made
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from halo_lightning.errors import ConfigError, HaloError
+from halo_lightning.errors import ConfigError, DataError, HaloError
 from halo_lightning.evaluation.judges import ApiJudge, ChatModelJudge, RewardModelJudge, RulesJudge
 from halo_lightning.evaluation.judges.base import Comparison, Judge, Verdict
 
@@ -85,7 +85,7 @@ def judge_file(
         Why some comparisons have no verdict; None where all of them have one.
     """
     from halo_lightning.evaluation.progress import Counter
-    from halo_lightning.evaluation.records import GENERATION, open_records, read_records, read_settings
+    from halo_lightning.evaluation.records import GENERATED_WITH, GENERATION, open_records, read_records, read_settings
     from halo_lightning.evaluation.verdicts import Judged, matches
 
     if order not in ("random", "both") or cut not in ("all", "unfinished", "none"):
@@ -94,8 +94,10 @@ def judge_file(
         )
     judge.check()
     rows, other = read_records(file, GENERATION), None if against is None else _file(against)
+    if not rows:
+        raise DataError("there is no completion in this file", file=str(file))
     asked = matches(rows, None if other is None else read_records(other, GENERATION), order=order, cut=cut, seed=seed)
-    made_with = read_settings(file)
+    made_with = read_settings(file, GENERATED_WITH)
     settings: dict[str, Any] = {
         "generations": made_with,
         "against": None if other is None else read_settings(other),

@@ -2,7 +2,7 @@
 
 Beside `verdicts.jsonl` stands `verdicts.settings.json`, with the settings that every record in it was made with.
 Records are only ever added. What was half written when a process was killed is dropped when the file is opened the
-next time.
+next time. Each record ends with a checksum of itself, so that none is read which is not what was written.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from halo_lightning import __version__
 from halo_lightning.errors import ConfigError, DataError
-from halo_lightning.files import read_text, why_no_file, write_json
+from halo_lightning.files import checksum, read_checked_json, why_no_file, write_checked_json
 from halo_lightning.settings import differences, flat
 
 Record = dict[str, Any]
@@ -29,21 +29,28 @@ def settings_file(path: str | Path) -> Path:
     return Path(path).with_suffix(".settings.json")
 
 
-def read_settings(path: str | Path) -> dict[str, Any]:
+def read_settings(path: str | Path, needs: Iterable[str] = ()) -> dict[str, Any]:
     """The settings that the records in a file were made with.
 
+    Args:
+        path: The file of records.
+        needs: Dotted names of settings that have to be there.
+
     Raises:
-        ConfigError: They are not there, or cannot be read.
+        ConfigError: They are not there, or cannot be read, or not those that are needed.
     """
     file = settings_file(path)
     try:
-        return dict(json.loads(read_text(file))["settings"])
+        settings = dict(read_checked_json(file)["settings"])
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: the settings that it was made with are not beside it, in {file.name}; expected both files"
         ) from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{file}: found no settings in it ({error}), expected what this package wrote") from error
+    if missing := [name for name in needs if name not in flat(settings)]:
+        raise ConfigError(f"{file}: found no setting {missing[0]}, expected what this package wrote")
+    return settings
 
 
 LARGEST = 2**31
@@ -54,6 +61,29 @@ Needs = Mapping[str, type | tuple[type, ...]]
 
 GENERATION: Needs = {"number": int, "id": str, "prompt": list, "completion": str, "tokens": int}
 """What every line that `generate` wrote has."""
+
+GENERATED_WITH = ("name", "group", "prompts.count", "dtype", "backend", "sampling.seed")
+"""Settings that every file of such lines was made with."""
+
+
+RECORD_CHECKSUM = "record_checksum"
+"""The key of a record under which it says what its checksum is; who reads records does not get it."""
+
+
+def _line(record: Record) -> bytes:
+    """What is written of a record that is not empty: the checksum is that of the line without it."""
+    line = json.dumps(record, ensure_ascii=False).encode("utf-8", errors="backslashreplace")
+    return line[:-1] + _end(checksum(line)) + b"\n"
+
+
+def _end(value: Any) -> bytes:
+    return f', "{RECORD_CHECKSUM}": {json.dumps(value)}}}'.encode()
+
+
+def _is_as_written(noted: Any, line: bytes) -> bool:
+    """Whether a line is the one that was written, as far as can be told: one of somebody else has no checksum."""
+    end, whole = _end(noted), line.rstrip()
+    return noted is None or (whole.endswith(end) and checksum(whole.removesuffix(end) + b"}") == noted)
 
 
 def read_records(path: str | Path, needs: Needs | None = None) -> list[Record]:
@@ -79,21 +109,32 @@ def _content(file: Path) -> bytes:
 
 
 def _parsed(file: Path, content: bytes, needs: Needs) -> Iterator[Record]:
-    *whole, last = content.split(b"\n")
-    for number, line in enumerate(whole, start=1):
-        record = _record(line)
-        if record is None:
-            shown = line[:60].decode(errors="replace")
-            raise DataError(f"found {shown!r}, expected a JSON object", file=str(file), line=number)
-        for key, kind in needs.items():
-            if not isinstance(record.get(key), kind):
-                found = f"found {str(record[key])[:60]!r}" if key in record else "found no such key"
-                message = f"{found}, expected what this package wrote"
-                raise DataError(message, file=str(file), line=number, key=key)
-        yield record
-    record = _record(last)
-    if record is not None:  # all of it was written but the end of the line
-        yield record
+    *lines, last = content.split(b"\n")
+    if _record(last) is not None:  # all of it was written but the end of the line
+        lines.append(last)
+    for number, line in enumerate(lines, start=1):
+        yield _checked(line, needs, file, number)
+
+
+def _checked(line: bytes, needs: Needs, file: Path, number: int) -> Record:
+    """The record of a line, without its checksum."""
+    record = _record(line)
+    if record is None:
+        shown = line[:60].decode(errors="replace")
+        raise DataError(f"found {shown!r}, expected a JSON object", file=str(file), line=number)
+    if not _is_as_written(record.pop(RECORD_CHECKSUM, None), line):
+        raise DataError(
+            "found another record than was written: delete the line, and the command that wrote it makes it again; if"
+            f" you changed it yourself, take {RECORD_CHECKSUM!r} out of it",
+            file=str(file),
+            line=number,
+        )
+    for key, kind in needs.items():
+        if not isinstance(record.get(key), kind):
+            found = f"found {str(record[key])[:60]!r}" if key in record else "found no such key"
+            message = f"{found}, expected what this package wrote"
+            raise DataError(message, file=str(file), line=number, key=key)
+    return record
 
 
 def _record(line: bytes) -> Record | None:
@@ -125,8 +166,7 @@ class Records:
 
     def add(self, records: Iterable[Record]) -> None:
         """Adds records; they are on disk when this returns."""
-        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        self._file.write(lines.encode("utf-8", errors="backslashreplace"))
+        self._file.write(b"".join(map(_line, records)))
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -168,7 +208,9 @@ def open_records(
                     f" {settings_file(file).name}, or name another"
                 )
         else:
-            write_json(settings_file(file), {"halo_lightning": __version__, "settings": settings, "notes": notes or {}})
+            write_checked_json(
+                settings_file(file), {"halo_lightning": __version__, "settings": settings, "notes": notes or {}}
+            )
         records = Records(file, needs or {})
         try:
             yield records

@@ -12,12 +12,23 @@ from typing import Any, Literal
 
 from halo_lightning.errors import ConfigError, DataError
 from halo_lightning.evaluation.judges.base import CRITERIA, Comparison, Verdict
-from halo_lightning.evaluation.records import Record, read_records, read_settings
+from halo_lightning.evaluation.records import GENERATED_WITH, Needs, Record, read_records, read_settings
 from halo_lightning.evaluation.streams import stream_key, uniforms
 from halo_lightning.evaluation.win_rates import Outcome
 
 Order = Literal["random", "both"]
 Cut = Literal["all", "unfinished", "none"]
+
+VERDICT: Needs = {
+    "id": str,
+    "outcomes": dict,
+    "answers": dict,
+    "tokens": int,
+    "other_tokens": int,
+    "characters": int,
+    "other_characters": int,
+}
+"""What every line that `judge` wrote has, as far as it is read."""
 
 _FULL_STOP = re.compile(r"\.(?=\s|$)")
 
@@ -141,9 +152,11 @@ class Judged:
             ConfigError: Its settings are missing, or not those of verdicts.
             DataError: It is missing, damaged or empty.
         """
-        settings, records = read_settings(path), read_records(path)
+        settings = read_settings(path)
         if "generations" not in settings:
             raise ConfigError(f"{path}: this is no file of verdicts (generations are judged with the command judge)")
+        read_settings(path, ("order", "cut", *(f"generations.{name}" for name in GENERATED_WITH)))
+        records = read_records(path, VERDICT)
         if not records:
             raise DataError("there is no verdict in this file", file=str(path))
         return cls(Path(path), settings, records)

@@ -15,7 +15,7 @@ from halo_lightning.data.sources.bad_rows import OnBadRow
 from halo_lightning.errors import ConfigError, DataError
 from halo_lightning.evaluation.judges.http import Retries
 from halo_lightning.evaluation.progress import Counter
-from halo_lightning.evaluation.records import Records, open_records
+from halo_lightning.evaluation.records import RECORD_CHECKSUM, Records, open_records
 from halo_lightning.figures import draw_scores
 from halo_lightning.files import replaced_file
 from halo_lightning.labelling.items import Item, read_items
@@ -215,5 +215,6 @@ class Labelling:
                 self.relabelled += "label" in item.row.values or "score" in item.row.values
                 desirable += score >= bound
                 values = {**item.row.values, "label": score >= bound, "score": score}
+                values.pop(RECORD_CHECKSUM, None)  # of generations, which these are not any more
                 stream.write((json.dumps(values, ensure_ascii=False, default=str) + "\n").encode())
         return desirable

@@ -67,15 +67,19 @@ def test_cells_are_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == "3 models, 3 of them finished before\n"
 
 
-def test_what_is_half_finished_or_other_is_made_again(tmp_path: Path) -> None:
+def test_what_is_half_finished_or_other_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "cell").mkdir()
     (tmp_path / "cell" / "leftover").touch()
     (one,) = run_grid([[Noted("cell")]], tmp_path, 1)
     assert one.result["others"] == ["export", "log.txt"]
     (other,) = run_grid([[Noted("cell", "", 1)]], tmp_path, 1)
     assert other != one
-    (tmp_path / "cell" / "cell.json").write_text('{"settings": {"na')  # cut off
-    assert run_grid([[Noted("cell", "", 1)]], tmp_path, 1)[0].seconds != other.seconds
+    note = tmp_path / "cell" / "cell.json"
+    for damaged in ('{"settings": {"na', note.read_text().replace('"found": null', '"found": true')):
+        note.write_text(damaged)
+        capsys.readouterr()
+        assert run_grid([[Noted("cell", "", 1)]], tmp_path, 1)[0].result == other.result
+        assert f"{note}: this file is damaged (" in capsys.readouterr().out
 
 
 def test_several_processes(tmp_path: Path) -> None:

@@ -177,7 +177,15 @@ def test_what_is_cut() -> None:
         texts("all", rows(1))
 
 
-SETTINGS = {"generations": {"name": "M", "group": "g", "prompts": {"count": 3}}, "order": "both"}
+GENERATED = {
+    "name": "M",
+    "group": "g",
+    "prompts": {"count": 3},
+    "dtype": "float32",
+    "backend": "transformers",
+    "sampling": {"seed": 1},
+}
+SETTINGS = {"generations": GENERATED, "order": "both", "cut": "all"}
 
 
 def both_orders(tmp_path: Path, verdicts: list[tuple[int, bool, str]]) -> Judged:

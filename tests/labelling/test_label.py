@@ -139,9 +139,10 @@ def test_messages_csv_and_named_columns(capsys: Capture) -> None:
 
 def test_the_embedded_rules(capsys: Capture) -> None:
     given = [{key: row[key] for key in ("prompt", "completion")} for row in rows("thumbs", examples=40, seed=3)]
-    write_rows(Path("in.jsonl"), given)
+    write_rows(Path("in.jsonl"), [{**row, "record_checksum": "of generations"} for row in given])
     label("--data=in.jsonl", "--scorer=embedded:rules", "--threshold=3", "--out=out.jsonl", "--workers=1")
     assert [row["score"] for row in written()] == [judge(row["prompt"], row["completion"]).score for row in given]
+    assert "record_checksum" not in written()[0]
     write_rows(Path("in.jsonl"), [*given, {"prompt": "Who is who?", "completion": "x"}])
     label("--data=in.jsonl", "--scorer=embedded:rules", "--threshold=3", "--out=out.jsonl", "--workers=1", status=2)
     assert "in.jsonl, line 41, key 'completion': the scorer failed (ValueError" in capsys.readouterr().err

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from halo_lightning.callbacks import TensorBoardPage
 from halo_lightning.cli import main
+from halo_lightning.modules import SFT
 from halo_lightning.run_folder import RunFolder
 from tests.conftest import REPOSITORY
 
@@ -56,5 +59,24 @@ def test_a_stage_that_was_killed_after_its_export_gets_its_end(
     assert has_its_end(Path("runs/kto"))
     assert hashlib.sha256((sft / "export" / "model.safetensors").read_bytes()).digest() == weights
 
+    assert main([*FIT, "--ckpt_path=last"]) == 0
+    assert "is reused" in capsys.readouterr().out
+
+
+def test_no_other_stage_begins_after_one_that_was_told_to_end_when_it_had_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def told(_: SFT) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(SFT, "on_train_epoch_end", told)
+    with pytest.raises(SystemExit) as ended:
+        main(FIT)
+    assert not ended.value.code  # status 0
+    assert "nothing is lost" in capsys.readouterr().out
+    assert RunFolder("runs/sft").ended
+    assert not list(Path("runs/kto").glob("tensorboard/*"))
     assert main([*FIT, "--ckpt_path=last"]) == 0
     assert "is reused" in capsys.readouterr().out
