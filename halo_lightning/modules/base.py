@@ -303,6 +303,10 @@ class HaloModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer and the schedule that were asked for, the latter stepped after every optimizer step."""
         optimizer = self.make_optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
+        # A fused optimizer says that it unscales gradients itself, and Lightning then refuses to clip them in mixed
+        # precision, in bfloat16 as well, where nothing is scaled. If it does not say so, a scaler does it before.
+        if getattr(optimizer, "_step_supports_amp_scaling", False):
+            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         scheduler = self.make_scheduler(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

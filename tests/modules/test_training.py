@@ -285,6 +285,16 @@ def test_a_run_of_so_many_steps_goes_on_from_the_end_of_an_epoch(pairs: str, tmp
         assert (one == two).all()
 
 
+def test_a_fused_optimizer_goes_with_clipping_under_mixed_precision(pairs: str, tmp_path: Path) -> None:
+    module = DPO("embedded:base", optimizer=lambda weights: torch.optim.SGD(weights, lr=1.0, fused=True))
+    module.configure_model()
+    before = [weight.detach().clone() for weight in module.parameters()]
+    data = PairedDataModule(pairs, batch_size=8, max_length=128, max_prompt_length=64, validation_fraction=0)
+    trainer(tmp_path, max_steps=1, precision="bf16-mixed", gradient_clip_val=0.01).fit(module, datamodule=data)
+    moved = [weight - earlier for weight, earlier in zip(module.parameters(), before, strict=True)]
+    assert torch.nn.utils.get_total_norm(moved) == pytest.approx(0.01, rel=1e-3)
+
+
 def test_activation_checkpointing_and_padded_rows_change_nothing(pairs: str, tmp_path: Path) -> None:
     losses = []
     for options in (
