@@ -13,7 +13,7 @@ from torch import Tensor
 
 from halo_lightning.adapters import LoRA, add_adapter, has_adapter
 from halo_lightning.caches import cache_folder, content_hash
-from halo_lightning.checkpoints import files_as_json, sha256
+from halo_lightning.checkpoints import check, files_as_json, load, sha256
 from halo_lightning.errors import ConfigError
 from halo_lightning.files import replaced_folder
 from halo_lightning.model_folders import MANIFEST, check_config
@@ -184,7 +184,8 @@ def export_checkpoint(
 ) -> None:
     """Makes a Hugging Face folder from a Lightning checkpoint: a file, or a folder that several processes have written.
 
-    The weights are read once. So much memory of the CPU is needed, and no GPU.
+    The files are compared with their manifest first. The weights are read once. So much memory of the CPU is needed,
+    and no GPU.
 
     Args:
         checkpoint: A checkpoint that a run wrote, in its folder `checkpoints`.
@@ -239,12 +240,10 @@ Read = tuple[dict[str, Any], dict[str, Tensor], int]
 
 def _read_file(path: Path, dtype: torch.dtype | None) -> Read:
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        saved = load(path, mmap=True)
         notes, weights, step = saved["halo_lightning"], policy_weights(saved["state_dict"]), saved["global_step"]
-    except Exception as error:
-        raise ConfigError(
-            f"{path}: not a whole checkpoint of a halo_lightning module ({type(error).__name__})"
-        ) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: not a checkpoint of a halo_lightning module ({type(error).__name__})") from error
     return notes, {name: _as(value, dtype) for name, value in weights.items()}, step
 
 
@@ -260,6 +259,7 @@ def _read_folder(path: Path, dtype: torch.dtype | None) -> Read:
             )
         hint = f": it holds {inside}" if inside else ""
         raise ConfigError(f"{path}: this folder is no checkpoint{hint}")
+    check(path)
     rest = read_rest(path)
     if "halo_lightning" not in rest:
         raise ConfigError(f"{path}: not a checkpoint of a halo_lightning module")

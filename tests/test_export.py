@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from halo_lightning.checkpoints import SealedCheckpointIO
 from halo_lightning.errors import ConfigError
 from halo_lightning.export import export_checkpoint, write_export
 from halo_lightning.model_folders import MANIFEST, read_manifest
@@ -108,3 +109,22 @@ def test_a_checkpoint_that_lies_about_its_model_is_refused(notes: Any, message: 
     with pytest.raises(ConfigError, match=message):
         export_checkpoint(str(tmp_path / "a.ckpt"), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_with_another_byte_is_refused(tmp_path: Path) -> None:
+    weight = torch.full((64,), 3.0)
+    state = {
+        "state_dict": {"models.policy.a": weight},
+        "global_step": 1,
+        "halo_lightning": {"policy": "embedded:small"},
+    }
+    for step in (1, 2):
+        SealedCheckpointIO().save_checkpoint({**state, "global_step": step}, tmp_path / f"{step}.ckpt")
+    content = bytearray((tmp_path / "2.ckpt").read_bytes())
+    content[content.index(weight.numpy().tobytes()) + 3] ^= 1
+    (tmp_path / "2.ckpt").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"2\.ckpt: this checkpoint cannot be used: .* beside it is .*1\.ckpt"):
+        export_checkpoint(str(tmp_path / "2.ckpt"), str(tmp_path / "out"))
+    (tmp_path / "2.ckpt.json").unlink()  # torch's own checksums find it as well
+    with pytest.raises(ConfigError, match=r"its part .* is damaged"):
+        export_checkpoint(str(tmp_path / "2.ckpt"), str(tmp_path / "out"))
