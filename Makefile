@@ -45,7 +45,7 @@ test-slow: $(EXTRAS_STAMP) ## Run the tests that take minutes.
 test-gpu: $(STAMP) ## Run the tests that need a CUDA device.
 	$(BIN)/python -m pytest -m gpu
 
-# Of an older torch there may be no wheel for CPUs: `make test-lowest LOWEST_TORCH=2.6` may download 5 GB, with CUDA.
+# Of an older torch there may be no wheel for CPUs: `make test-lowest LOWEST_TORCH=2.9` may download 5 GB, with CUDA.
 LOWEST_TORCH := 2.13.0
 LOWEST       := .venv-lowest-$(LOWEST_TORCH)
 LOWEST_STAMP := $(LOWEST)/.installed

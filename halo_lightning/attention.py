@@ -107,8 +107,8 @@ def _implementation(name: str, module: torch.nn.Module) -> Any:
     return sys.modules[type(module).__module__].eager_attention_forward
 
 
-def fits_kernel(dtype: torch.dtype, head_size: int) -> bool:
-    """Whether torch's variable-length kernel, on a GPU, computes with a dtype and D numbers a head."""
+def fits_kernel(dtype: torch.dtype, head_size: int = 64) -> bool:
+    """Whether torch's variable-length kernel is there, and computes with a dtype and D numbers a head."""
     half = dtype in (torch.bfloat16, torch.float16)
     return half and head_size % 8 == 0 and head_size <= 256 and _varlen() is not None
 

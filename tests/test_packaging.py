@@ -121,7 +121,7 @@ def test_the_syntax_is_that_of_python_3_10(path: Path) -> None:
 
 
 def test_the_lowest_versions_that_are_tested_are_those_that_are_declared() -> None:
-    """`make test-lowest LOWEST_TORCH=2.6` installs the lower end of each range."""
+    """`make test-lowest LOWEST_TORCH=2.9` installs the lower end of each range."""
     project = (REPOSITORY / "pyproject.toml").read_text()
     declared = dict(re.findall(r'"([\w-]+)(?:\[\w+\])?>=([\d.]+)"', project))
     tested = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (REPOSITORY / "constraints-lowest.txt").read_text(), re.M))

@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from halo_lightning import logprobs
+from halo_lightning.attention import fits_kernel
 from halo_lightning.data.batches import Batch, Sequences
 from halo_lightning.errors import ConfigError
 from halo_lightning.forward import Ways, plain, run_as, target_logps, vocabulary_of
@@ -42,8 +43,8 @@ class Numbers:
 
     @property
     def kernel(self) -> bool:
-        """Whether attention is torch's variable-length kernel."""
-        return self.on_gpu and (self.autocast or self.weights) in (torch.bfloat16, torch.float16)
+        """Whether attention is torch's variable-length kernel, where this torch has it."""
+        return self.on_gpu and fits_kernel(self.autocast or self.weights)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging import version
 
 from halo_lightning import modules
 from halo_lightning.cli import main
@@ -153,7 +154,10 @@ def test_other_architectures(family: str, changes: dict[str, Any]) -> None:
     sizes = {"hidden_size": 64, "num_hidden_layers": 5, "num_attention_heads": 4, "vocab_size": 300}
     config = AutoConfig.for_model(family, **{**sizes, "intermediate_size": 96, "pad_token_id": 0, **changes})
     import torch
+    import transformers
 
+    if family == "opt" and version.parse(transformers.__version__) < version.parse("5.20"):
+        pytest.skip("the model looks into its mask, which has no contents here")
     workload = Assumed("paired", 10, 20, 0.5, max_length=24, max_prompt_length=12)
     shape = shape_of(config)
     assert shape.omitted == 2

@@ -122,9 +122,10 @@ def test_flops_by_hand() -> None:
     # The last block's feed-forward layer is computed where something is predicted from.
     skipped = 2 * 2 * hidden * wide * (tokens - targets)
     forward = layers * block - skipped + 2 * hidden * vocabulary * targets
-    assert trace.flops == 3 * forward
+    # The angles of rotary embeddings are a matrix product in older versions of transformers, of a few hundred FLOPs.
+    assert trace.flops == pytest.approx(3 * forward, rel=1e-5)
     without = trace_reference_pass(shape_of(config), batch.sequences, FLOAT)
-    assert without.flops == forward
+    assert without.flops == pytest.approx(forward, rel=1e-5)
     again = trace_step(SFT("nowhere"), shape_of(config, checkpointing="full"), None, batch, FLOAT).trace
     # All blocks but the last once more, up to the last product, which nobody needs again.
     assert trace.flops < again.flops <= trace.flops + (layers - 1) * block
