@@ -13,6 +13,30 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+from halo_lightning.errors import ConfigError
+
+HARMLESS = 64
+"""So many processes can be started anywhere; more than that, and no more than four for each processor, at most."""
+
+
+def check_processes(name: str, number: int | None, fewest: int = 1) -> None:
+    """Refuses a number of processes that only a mistake asks for, and that the machine would be busy with for hours.
+
+    Args:
+        name: Of the setting.
+        number: How many; None says nothing.
+        fewest: The smallest number that makes sense.
+
+    Raises:
+        ConfigError: There are fewer, or too many.
+    """
+    processors = os.cpu_count() or 1
+    most = max(HARMLESS, 4 * processors)
+    if number is not None and number < fewest:
+        raise ConfigError(f"{name} is {number}: expected {fewest} or more")
+    if number is not None and number > most:
+        raise ConfigError(f"{name} is {number}: expected at most {most} on this machine with {processors} processors")
+
 
 @contextmanager
 def worker_pool(

@@ -10,6 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from halo_lightning.cli import main
 from halo_lightning.workers import worker_pool
 from tests.conftest import REPOSITORY
 
@@ -48,3 +51,26 @@ def test_what_they_compute_is_given_up_when_the_command_is_interrupted() -> None
 def test_they_begin_with_what_they_are_told() -> None:
     with worker_pool(1, os.chdir, "/") as pool:
         assert pool.submit(os.getcwd).result() == "/"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["fit", "--config", "configs/tiny_kto.yaml", "--data.num_workers=100000"],
+        [
+            "label",
+            "--data=embedded:thumbs",
+            "--scorer=embedded:rules",
+            "--threshold=1",
+            "--workers=100000",
+            "--out=a.jsonl",
+        ],
+        ["compare", "--processes=100000", "--run_dir=runs"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_far_too_many_are_refused(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+    with contextlib.chdir(tmp_path):
+        assert main(command) == 2
+    assert "is 100000: expected at most" in capsys.readouterr().err

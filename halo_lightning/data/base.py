@@ -44,6 +44,7 @@ from halo_lightning.data.streaming import (
 from halo_lightning.data.summary import DataSummary
 from halo_lightning.data.truncation import Limits, TooLong
 from halo_lightning.errors import ConfigError
+from halo_lightning.workers import check_processes
 
 logger = logging.getLogger(__name__)
 
@@ -133,12 +134,12 @@ class FeedbackDataModule(L.LightningDataModule):
             ("batch_size", batch_size, 1),
             ("micro_batch_size", micro_batch_size, 1),
             ("validation_examples", validation_examples, 1),
-            ("num_workers", num_workers, 0),
             ("seed", seed, 0),
             ("shuffle_buffer", shuffle_buffer, 1),
         ):
             if value is not None and value < low:
                 raise ConfigError(f"{name} is {value}: expected {low} or more")
+        check_processes("num_workers", num_workers, 0)
         if not 0 <= validation_fraction < 1:
             raise ConfigError(f"validation_fraction is {validation_fraction}: expected a number from 0 up to below 1")
         if streaming and not self.validation_sources and validation_fraction:

@@ -17,10 +17,9 @@ from typing import Any
 
 import yaml
 
-from halo_lightning.errors import ConfigError
 from halo_lightning.files import read_checked_json, write_checked_json
 from halo_lightning.run_folder import RunFolder
-from halo_lightning.workers import worker_pool
+from halo_lightning.workers import check_processes, worker_pool
 
 NOTE = "cell.json"
 """What is written into a cell's folder when it is finished."""
@@ -132,11 +131,10 @@ def finished_grid(waves: Sequence[Sequence[Cell]], root: Path, processes: int) -
         What was found, in the order of the cells.
 
     Raises:
-        ConfigError: There is less than one process, or another command makes a grid in this folder.
+        ConfigError: There are no processes, or far too many, or another command makes a grid in this folder.
         Exception: What a cell raised; cells that have not begun are given up.
     """
-    if processes < 1:
-        raise ConfigError(f"processes is {processes}: expected 1 or more")
+    check_processes("processes", processes)
     # Another command would take the cells in the making for half finished ones, and remove them.
     with RunFolder(root).locked():
         RunFolder(root).begin({}, anew=False)

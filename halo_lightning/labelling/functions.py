@@ -16,7 +16,7 @@ from halo_lightning.errors import ConfigError
 from halo_lightning.labelling.calling import Answers, answers, load, look_here
 from halo_lightning.labelling.items import Item
 from halo_lightning.labelling.scorers import Keep, Scored, Scorer, batched, scored
-from halo_lightning.workers import worker_pool
+from halo_lightning.workers import check_processes, worker_pool
 
 
 class FunctionScorer(Scorer):
@@ -32,6 +32,7 @@ class FunctionScorer(Scorer):
     """
 
     def __init__(self, path: str, workers: int | None, batch_size: int) -> None:
+        check_processes("workers", workers)
         self.path, self.batch_size = path, batch_size
         self.workers = workers or len(os.sched_getaffinity(0))
         self.function = load(path)
