@@ -31,7 +31,7 @@ class LoRA:
     quantize: Literal["4bit"] | None = None
 
     def __post_init__(self) -> None:
-        Range(low=1, high=2**16).check("lora.rank", self.rank)
+        Range(low=1, high=2**16, whole=True).check("lora.rank", self.rank)
         POSITIVE.check("lora.alpha", self.alpha)
 
     @property

@@ -143,7 +143,7 @@ def refusals_are_said() -> Iterator[None]:
     """
     try:
         yield
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         if users_error(error) is not None:
             raise
         raise ConfigError(f"these settings are refused: {short(str(error)).lstrip(' -')}") from error

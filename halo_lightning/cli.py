@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from halo_lightning.errors import HaloError, is_panic, users_error
+from halo_lightning.errors import HaloError, is_panic, users_error, without_passwords
 from halo_lightning.program import program_name
 from halo_lightning.termination import ToldToEnd, can_be_told_to_end
 from halo_lightning.trust import take_option, trust_known_classes_only
@@ -84,6 +84,8 @@ FUNCTIONS = {
     "curves": ("halo_lightning.figures:draw_run", "draw the curves of runs as a picture"),
 }
 
+LONGEST_MESSAGE = 2500
+
 USAGE = """\
 usage: {program} COMMAND [options]
 
@@ -137,7 +139,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug or not (isinstance(error, Exception) or is_panic(error)):
             raise
         users = _users_error(error)
-        print(_one_screen(error) if users is None else f"error: {users}", file=sys.stderr)
+        said = _one_screen(error) if users is None else f"error: {users[:LONGEST_MESSAGE]}"
+        print(without_passwords(said), file=sys.stderr)
         return 1 if users is None else 2
 
 
@@ -191,9 +194,8 @@ def run(arguments: list[str]) -> int:
             from halo_lightning.arguments import with_settings
 
             rest = with_settings(rest, parser)
-        parsed = parser.parse_args(named(rest, function))
         with refusals_are_said():
-            values = parser.instantiate_classes(parsed)
+            values = parser.instantiate_classes(parser.parse_args(named(rest, function)))
         quieten()
         function(**values.as_dict())
         return 0
@@ -241,8 +243,10 @@ def _users_error(error: BaseException) -> str | None:
         return str(cause)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
-    if type(error).__name__ == "MisconfigurationException":  # which is not imported for this
-        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    lightnings = isinstance(error, ValueError) and frames and "/lightning/pytorch/" in frames[-1].filename
+    if lightnings or type(error).__name__ == "MisconfigurationException":  # which is not imported for this
+        return str(error).strip()
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 
 
 class HaloError(Exception):
@@ -61,6 +62,16 @@ def users_error(error: BaseException | None) -> HaloError | None:
     while error is not None and not isinstance(error, HaloError):
         error = error.__cause__ or error.__context__
     return error
+
+
+def first_line(error: BaseException) -> str:
+    """The beginning of what a library says."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:500]
+
+
+def without_passwords(text: str) -> str:
+    """A text in which addresses have no password: that of a proxy, or of a mirror of the hub, may have one."""
+    return re.sub(r"(\w://)[^/\s@]*@", r"\1[password]@", text)
 
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

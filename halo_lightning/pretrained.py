@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from halo_lightning.errors import ConfigError, is_panic, no_space
+from halo_lightning.errors import ConfigError, first_line, is_panic, no_space
+from halo_lightning.hub import check_hub
 from halo_lightning.model_folders import (
     QUANTIZED,
     check_files,
@@ -40,7 +41,7 @@ def resolve_path(path_or_id: str) -> str:
 
     Raises:
         ConfigError: The name looks like a local folder, and there is no model in it, or one that cannot be used: its
-            files are not what a model has, or not those that an export wrote.
+            files are not what a model has, or not those that an export wrote. Or it is no model of the hub.
     """
     if path_or_id.startswith("embedded:"):
         from halo_lightning.world import MODELS
@@ -60,6 +61,7 @@ def resolve_path(path_or_id: str) -> str:
             f"{path_or_id}: no such folder. A policy is the folder of a Hugging Face model, a hub id"
             f" (owner/name), or {EMBEDDED_BASE!r}"
         )
+    check_hub(path_or_id, "model")
     return path_or_id
 
 
@@ -210,8 +212,3 @@ def load_plain_tokenizer(path_or_id: str) -> Any:
             raise
         raise ConfigError(f"the tokenizer of {path_or_id!r} could not be loaded: {first_line(error)}") from error
     return tokenizer
-
-
-def first_line(error: BaseException) -> str:
-    """The beginning of what a library says."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:500]

@@ -18,12 +18,14 @@ class Range:
         high: The upper bound.
         open_low: Whether the lower bound itself is left out.
         open_high: Whether the upper bound itself is left out.
+        whole: Whether it has to be a whole number.
     """
 
     low: float = -math.inf
     high: float = math.inf
     open_low: bool = False
     open_high: bool = False
+    whole: bool = False
 
     def __contains__(self, value: Any) -> bool:
         try:
@@ -32,18 +34,20 @@ class Range:
             return False
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
-        return finite and above and below
+        right_kind = isinstance(value, int) and not isinstance(value, bool) if self.whole else True
+        return finite and above and below and right_kind
 
     def __str__(self) -> str:
         bounds = []
         if self.low > -math.inf:
-            bounds.append(f"above {self.low:g}" if self.open_low else f"of {self.low:g} or more")
+            bounds.append(f"above {self.low:,}" if self.open_low else f"of {self.low:,} or more")
         if self.high < math.inf:
-            bounds.append(f"below {self.high:g}" if self.open_high else f"up to {self.high:g}")
-        return " and ".join(["a finite number", *bounds]).replace("number and", "number", 1)
+            bounds.append(f"below {self.high:,}" if self.open_high else f"up to {self.high:,}")
+        what = "a whole number" if self.whole else "a finite number"
+        return " ".join([what, " and ".join(bounds)]).strip()
 
     def check(self, name: str, value: Any) -> None:
-        """Refuses what is no number in the range, or a list with such a thing in it.
+        """Refuses what is no number in the range.
 
         Args:
             name: Of the setting.
@@ -52,9 +56,8 @@ class Range:
         Raises:
             ConfigError: It is.
         """
-        several = isinstance(value, (list, tuple))
-        if not all(one in self for one in (value if several else [value])):
-            raise ConfigError(f"{name} is {str(value)[:100]}: expected {'numbers, each ' * several}{self}")
+        if value not in self:
+            raise ConfigError(f"{name} is {str(value)[:100]}: expected {self}")
 
 
 POSITIVE = Range(low=0, open_low=True)
@@ -72,6 +75,7 @@ def check_bounds(name: str, bounds: Any) -> None:
     """
     if bounds is None:
         return
-    FINITE.check(name, bounds)
+    for bound in bounds:
+        FINITE.check(name, bound)
     if not bounds[0] <= bounds[1]:
         raise ConfigError(f"{name} is {list(bounds)}: expected the lower bound first")

@@ -5,6 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from halo_lightning.errors import ConfigError
+from halo_lightning.ranges import NOT_NEGATIVE, POSITIVE, Range
+
+LARGEST_NUMBER = 2**62
+"""Of whatever a setting counts; libraries stumble over larger ones, each in another way."""
+
+TRAINER = {
+    "log_every_n_steps": Range(low=1),
+    "check_val_every_n_epoch": Range(low=1),
+    "val_check_interval": POSITIVE,
+    "gradient_clip_val": NOT_NEGATIVE,
+    "devices": Range(low=-1, high=2**16),
+    "num_nodes": Range(low=1, high=2**16),
+}
+"""Numbers that Lightning's Trainer takes, and would divide by, or clip a gradient to its opposite with."""
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -32,12 +46,18 @@ def check_settings(settings: Any) -> None:
     Raises:
         ConfigError: One of them is out of its range.
     """
-    seed, often = settings.get("seed_everything"), settings.get("trainer.log_every_n_steps")
+    for key, value in flat(settings.as_dict()).items():
+        if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+            raise ConfigError(f"{key} is {str(value)[:40]}…: expected a number up to {LARGEST_NUMBER:,}")
+    for key, numbers in TRAINER.items():
+        value = settings.get(f"trainer.{key}")
+        value = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 99 else value
+        if value is not None and not isinstance(value, (str, list, dict)):
+            numbers.check(f"trainer.{key}", value)
+    seed = settings.get("seed_everything")
     if not settings.run_dir:
         raise ConfigError("run_dir is '': expected the name of a folder")
     if not settings.run_dir.isprintable():
         raise ConfigError(f"run_dir is {settings.run_dir!r}: expected a name of characters that can be written down")
     if not 0 <= int(seed or 0) < 2**32:
         raise ConfigError(f"seed_everything is {seed}: expected a whole number from 0 to {2**32 - 1}")
-    if often is not None and often < 1:
-        raise ConfigError(f"trainer.log_every_n_steps is {often}: expected 1 or more")

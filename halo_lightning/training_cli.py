@@ -144,7 +144,8 @@ class HaloCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses, without the warning about arguments that come from Python."""
         self.arguments = list(args) if isinstance(args, list) else sys.argv[1:]
-        self.config = parser.parse_args(self.arguments)
+        with refusals_are_said():
+            self.config = parser.parse_args(self.arguments)
         check_settings(self.settings)
 
     def _parse_ckpt_path(self) -> None:

@@ -336,7 +336,7 @@ def test_a_value_of_the_wrong_type(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         ("--model.value_function=builtins.exec", "value_function: it cannot be called with two tensors"),
         ("--model.beta=0", "beta is 0.0: expected a finite number above 0"),
-        ("--data.batch_size=-4", "batch_size is -4: expected 1 or more"),
+        ("--data.batch_size=-4", "batch_size is -4: expected a whole number of 1 or more"),
     ],
 )
 def test_what_is_wrong_is_found_before_a_stage_takes_its_time(

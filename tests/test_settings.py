@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from halo_lightning.cli import main
@@ -19,7 +21,7 @@ FIT = [
     ("argument", "message"),
     [
         ("--seed_everything=-5", "seed_everything is -5: expected a whole number from 0"),
-        ("--trainer.log_every_n_steps=0", "log_every_n_steps is 0: expected 1 or more"),
+        ("--trainer.log_every_n_steps=0", "trainer.log_every_n_steps is 0: expected a finite number of 1 or more"),
         ("--run_dir=", "run_dir is '': expected the name of a folder"),
         ("--run_dir=/proc/nowhere", "/proc/nowhere: "),
         ("--trainer.max_epochs=-5", "max_epochs"),
@@ -41,3 +43,24 @@ def test_an_error_that_is_not_the_users_is_short(
     first, second = capsys.readouterr().err.strip().splitlines()
     assert first == "error: ZeroDivisionError: integer division or modulo by zero"
     assert second.endswith("--debug shows the whole traceback)")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--trainer.gradient_clip_val=-1", "trainer.gradient_clip_val is -1: expected a finite number of 0 or more"),
+        ("--trainer.val_check_interval=0", "trainer.val_check_interval is 0: expected a finite number above 0"),
+        ("--trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch is 0: expected a finite number of 1"),
+        ("--trainer.devices=9999999999", "trainer.devices is 9999999999: expected"),
+        (f"--trainer.max_epochs={10**40}", "trainer.max_epochs is 1000"),
+        (f"--data.num_workers={10**10}", "num_workers is 10000000000: expected a whole number of 0 or more and up to"),
+        (f"--samples.temperature={10**400}", "these settings are refused: int too large"),
+        ("--pictures.every_n_steps=-1", "pictures.every_n_steps is -1"),
+    ],
+)
+def test_numbers_that_libraries_would_stumble_over(
+    option: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit = ["fit", f"--config={REPOSITORY / 'configs' / 'tiny_kto.yaml'}", f"--run_dir={tmp_path / 'run'}", option]
+    assert main(fit) == 2
+    assert message in capsys.readouterr().err

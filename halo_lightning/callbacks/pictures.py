@@ -11,6 +11,7 @@ from torch import Tensor
 
 from halo_lightning.callbacks.drawing import POINTS, Rewards, draw_kl_against_reward, draw_value_function
 from halo_lightning.callbacks.loggers import log_figure, log_histogram, shows_pictures
+from halo_lightning.errors import ConfigError
 from halo_lightning.modules.base import HaloModule
 
 PICTURES = 10
@@ -39,6 +40,8 @@ class RewardPictures(L.Callback):
     """
 
     def __init__(self, every_n_steps: int | None = None) -> None:
+        if every_n_steps is not None and every_n_steps < 0:
+            raise ConfigError(f"pictures.every_n_steps is {every_n_steps}: expected 0 or more")
         self.every_n_steps = every_n_steps
         self._seen: list[dict[str, Tensor]] = []
         self._held_out: list[dict[str, Tensor]] = []

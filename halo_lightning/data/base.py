@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from dataclasses import replace
 from functools import partial
@@ -44,6 +45,7 @@ from halo_lightning.data.streaming import (
 from halo_lightning.data.summary import DataSummary
 from halo_lightning.data.truncation import Limits, TooLong
 from halo_lightning.errors import ConfigError
+from halo_lightning.ranges import Range
 from halo_lightning.workers import check_processes
 
 logger = logging.getLogger(__name__)
@@ -130,18 +132,17 @@ class FeedbackDataModule(L.LightningDataModule):
         super().__init__()
         self.train_sources = sources_of("train", train)
         self.validation_sources = [] if validation is None else sources_of("validation", validation)
-        for name, value, low in (
-            ("batch_size", batch_size, 1),
-            ("micro_batch_size", micro_batch_size, 1),
-            ("validation_examples", validation_examples, 1),
-            ("seed", seed, 0),
-            ("shuffle_buffer", shuffle_buffer, 1),
+        for name, value, low, high in (
+            ("batch_size", batch_size, 1, 2**20),
+            ("micro_batch_size", micro_batch_size, 1, math.inf),
+            ("validation_examples", validation_examples, 1, math.inf),
+            ("seed", seed, 0, math.inf),
+            ("shuffle_buffer", shuffle_buffer, 1, math.inf),
         ):
-            if value is not None and value < low:
-                raise ConfigError(f"{name} is {value}: expected {low} or more")
+            if value is not None or name == "batch_size":
+                Range(low, high, whole=True).check(name, value)
         check_processes("num_workers", num_workers, 0)
-        if not 0 <= validation_fraction < 1:
-            raise ConfigError(f"validation_fraction is {validation_fraction}: expected a number from 0 up to below 1")
+        Range(0, 1, open_high=True).check("validation_fraction", validation_fraction)
         if streaming and not self.validation_sources and validation_fraction:
             raise ConfigError(
                 f"validation_fraction is {validation_fraction}, and streaming is true: nothing can be held out of what"

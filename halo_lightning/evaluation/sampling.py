@@ -50,7 +50,7 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens is {self.max_new_tokens}: expected 1 or more")
-        if not 0 <= self.temperature < float("inf"):
+        if not 0 <= self.temperature < 2**31:
             raise ConfigError(f"temperature is {self.temperature}: expected 0 (the most likely token) or more")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}: expected a number above 0, up to 1")

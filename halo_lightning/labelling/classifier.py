@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from halo_lightning.data.rendering import render_text
-from halo_lightning.errors import ConfigError
+from halo_lightning.errors import ConfigError, first_line
 from halo_lightning.forward import check_tokens
 from halo_lightning.labelling.items import Item
 from halo_lightning.labelling.scorers import Keep, Scored, Scorer, batched, scored
 from halo_lightning.model_folders import check_model
-from halo_lightning.pretrained import check_finite, first_line, load_plain_tokenizer, resolve_path
+from halo_lightning.pretrained import check_finite, load_plain_tokenizer, resolve_path
 from halo_lightning.reference import weights_fingerprint
 
 

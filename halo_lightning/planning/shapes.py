@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from halo_lightning.adapters import LoRA, add_adapter
-from halo_lightning.errors import ConfigError
+from halo_lightning.errors import ConfigError, first_line
 from halo_lightning.forward import Checkpointing, Ways, blocks_of, checkpoint_activations, plain, ways_of
-from halo_lightning.pretrained import Task, first_line, model_class, resolve_path, switch_dropout_off
+from halo_lightning.pretrained import Task, model_class, resolve_path, switch_dropout_off
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -15,6 +15,9 @@ from halo_lightning.data.sources.tables import HUB, arrow_rows, hub_rows, is_sav
 from halo_lightning.data.sources.text import csv_rows, json_array, json_lines
 from halo_lightning.errors import ConfigError, DataError
 
+MOST_ROWS_ANYWAY = 2**20
+"""So many rows are read however small a file is: with more rows than bytes it repeats itself, perhaps for days."""
+
 
 def read_rows(source: str | Source, bad: BadRows | None = None) -> Iterator[Row]:
     """Reads the rows of a source one at a time, as they are.
@@ -49,7 +52,8 @@ def _rows_of_path(path: str, source: Source, bad: BadRows) -> Iterator[Row]:
         yield from _at_least_one(saved_rows(folder, path, source.split, bad), path, bad)
         return
     for file, name in find_files(path, source.split, source.data_dir):
-        yield from _at_least_one(_rows_of_file(file, name, bad), name, bad)
+        rows = _no_more_rows_than_bytes(_rows_of_file(file, name, bad), file, name)
+        yield from _at_least_one(rows, name, bad)
 
 
 def _refuse_settings(path: str, source: Source, *names: str) -> None:
@@ -74,6 +78,17 @@ def _rows_of_file(path: Path, name: str, bad: BadRows) -> Iterator[Row]:
             yield from parquet_rows(path, name, bad)
         else:
             yield from arrow_rows(path, name, bad)
+
+
+def _no_more_rows_than_bytes(rows: Iterator[Row], path: Path, name: str) -> Iterator[Row]:
+    size = path.stat().st_size
+    for number, row in enumerate(rows, start=1):
+        if number > max(size, MOST_ROWS_ANYWAY):
+            raise DataError(
+                f"found more than {number - 1:,} rows in {size:,} bytes, which are the same rows again and again",
+                file=name,
+            )
+        yield row
 
 
 def _at_least_one(rows: Iterator[Row], name: str, bad: BadRows) -> Iterator[Row]:

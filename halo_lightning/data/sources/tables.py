@@ -9,12 +9,20 @@ from typing import Any
 
 from halo_lightning.data.sources.bad_rows import BadRows
 from halo_lightning.data.sources.rows import Row, excerpt
-from halo_lightning.errors import ConfigError, DataError, RowNumber
+from halo_lightning.errors import ConfigError, DataError, RowNumber, first_line
+from halo_lightning.hub import check_hub
+from halo_lightning.memory import at_most
 
 HUB = "hub:"
 """The prefix of data sets of the Hugging Face hub."""
 
 _BATCH = 512
+
+MOST_MEMORY = 2**30
+"""Bytes that some rows of a table, or a batch of an Arrow file, may take beside as many as their file has.
+
+A file of some thousand bytes can hold gigabytes: one text for all rows, or many times the same letter.
+"""
 
 
 def parquet_rows(path: Path, name: str, bad: BadRows) -> Iterator[Row]:
@@ -26,7 +34,7 @@ def parquet_rows(path: Path, name: str, bad: BadRows) -> Iterator[Row]:
         with pq.ParquetFile(path) as file:
             yield from file.iter_batches(batch_size=_BATCH)
 
-    return _arrow_rows(batches, name, "Parquet", bad)
+    return _arrow_rows(batches, name, "Parquet", bad, path.stat().st_size)
 
 
 def arrow_rows(path: Path, name: str, bad: BadRows) -> Iterator[Row]:
@@ -44,26 +52,41 @@ def arrow_rows(path: Path, name: str, bad: BadRows) -> Iterator[Row]:
             reader = pa.ipc.open_file(file)
             yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
 
-    return _arrow_rows(batches, name, "Arrow", bad)
+    return _arrow_rows(batches, name, "Arrow", bad, path.stat().st_size)
 
 
-def _arrow_rows(batches: Callable[[], Iterator[Any]], name: str, what: str, bad: BadRows) -> Iterator[Row]:
+def _arrow_rows(
+    batches: Callable[[], Iterator[Any]], name: str, what: str, bad: BadRows, size: int = 0
+) -> Iterator[Row]:
     import pyarrow as pa
 
     number = 0
     try:
-        for batch in batches():
+        waiting = batches()
+        while True:
+            with at_most(MOST_MEMORY + size):
+                batch = next(waiting, None)
+            if batch is None:
+                return
             if len(set(batch.schema.names)) < len(batch.schema.names):
                 raise DataError(
                     f"found the columns {', '.join(batch.schema.names)}, expected each name once", file=name
                 )
             for start in range(0, batch.num_rows, _BATCH):
-                for values in _values(batch.slice(start, _BATCH), name, number, bad):
+                with at_most(MOST_MEMORY):
+                    rows = list(_values(batch.slice(start, _BATCH), name, number, bad))
+                for values in rows:
                     number += 1
                     if values is not None:
                         yield Row(values, name, RowNumber(number), "table")
     except DataError:
         raise
+    except MemoryError as error:
+        raise DataError(
+            f"found rows that take more than {MOST_MEMORY / 2**30:g} GiB of memory after {number} rows, which is no"
+            " feedback",
+            file=name,
+        ) from error
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # damaged names of columns are ValueErrors
         raise DataError(
             f"cannot be read as {what} after {number} rows ({excerpt(str(error), 200)}), expected a whole {what} file",
@@ -166,6 +189,7 @@ def _hub_data(source: str, configuration: str | None, data_dir: str | None, spli
     import datasets
 
     identifier = source.removeprefix(HUB)
+    check_hub(identifier, "dataset")
     # The whole of it, and then the split: so a mistyped split gets the list of those that there are.
     data = _load(source, lambda: datasets.load_dataset(identifier, name=configuration, data_dir=data_dir))
     return _one_split(data, source, split)
@@ -178,7 +202,7 @@ def _load(name: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except Exception as error:  # of the network, of files, of a dozen libraries: to the user all of them mean one thing
-        reason = excerpt(next(iter(str(error).strip().splitlines()), type(error).__name__), 300)
+        reason = excerpt(first_line(error), 300)
         raise DataError(f"`datasets` could not load it ({reason}), expected a data set", file=name) from error
 
 

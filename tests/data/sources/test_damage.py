@@ -16,7 +16,7 @@ import pytest
 
 from halo_lightning.data.feedback import Feedback
 from halo_lightning.data.reading import read_feedback
-from halo_lightning.data.sources import BadRows, Label, Source
+from halo_lightning.data.sources import BadRows, Label, Source, opening, tables
 from halo_lightning.data.sources.content import MOST_BLANK
 from halo_lightning.errors import DataError
 
@@ -174,3 +174,42 @@ def test_what_is_no_file_is_not_opened(make: Callable[[Path], None], message: st
     make(tmp_path / "rows.jsonl")
     with pytest.raises(DataError, match=f"rows.jsonl: {message}"):
         read(tmp_path / "rows.jsonl")
+
+
+def one_text(size: int) -> pa.Table:
+    """Rows that all have the same text, which is in the table once."""
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 512, pa.int32()), pa.array(["x" * size]))
+    return pa.table({"prompt": text, "completion": ["Yes"] * 512, "label": [True] * 512})
+
+
+def write_arrow(table: pa.Table, path: Path) -> None:
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_file(str(path), table.schema, options=options) as writer:
+        writer.write_table(table)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("a.parquet", lambda table, path: pq.write_table(table, path, compression="zstd")), ("a.arrow", write_arrow)],
+)
+def test_a_small_table_that_holds_gigabytes(
+    name: str, write: Callable[[pa.Table, Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "MOST_MEMORY", 2**26)
+    write(one_text(10**6), tmp_path / name)
+    assert (tmp_path / name).stat().st_size < 10_000
+    with pytest.raises(DataError, match=rf"{name}: found rows that take more than .* of memory after 0 rows"):
+        read(tmp_path / name)
+    write(one_text(10), tmp_path / name)
+    assert len(read(tmp_path / name)) == 512
+
+
+def test_more_rows_than_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "MOST_ROWS_ANYWAY", 100)
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(f"{GOOD}\n".encode() * 5000))
+    with pytest.raises(
+        DataError, match=r"found more than .* rows in .* bytes, which are the same rows again and again"
+    ):
+        read(tmp_path / "rows.jsonl.gz")
+    monkeypatch.undo()
+    assert len(read(tmp_path / "rows.jsonl.gz")) == 5000
