@@ -53,7 +53,6 @@ def test_an_error_that_is_not_the_users_is_short(
         ("--trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch is 0: expected a finite number of 1"),
         ("--trainer.devices=9999999999", "trainer.devices is 9999999999: expected"),
         (f"--trainer.max_epochs={10**40}", "trainer.max_epochs is 1000"),
-        (f"--data.num_workers={10**10}", "num_workers is 10000000000: expected a whole number of 0 or more and up to"),
         (f"--samples.temperature={10**400}", "these settings are refused: int too large"),
         ("--pictures.every_n_steps=-1", "pictures.every_n_steps is -1"),
     ],
