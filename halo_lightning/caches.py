@@ -14,6 +14,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from halo_lightning.files import make_folder
+
 logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "HALO_LIGHTNING_CACHE"
@@ -43,7 +45,7 @@ def sole_writer(path: Path) -> Iterator[None]:
     Args:
         path: The cache; the lock is a file beside it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     lock = FileLock(f"{path}.lock")
     try:
         lock.acquire(timeout=0)

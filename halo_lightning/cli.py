@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from halo_lightning.errors import HaloError, is_panic, users_error, without_passwords
+from halo_lightning.errors import HaloError, is_panic, no_space, users_error, without_passwords
 from halo_lightning.program import program_name
 from halo_lightning.termination import ToldToEnd, can_be_told_to_end
 from halo_lightning.trust import take_option, trust_known_classes_only
@@ -241,6 +241,8 @@ def _users_error(error: BaseException) -> str | None:
     """
     if (cause := users_error(error)) is not None:
         return str(cause)
+    if (said := no_space(error)) is not None:
+        return f"the disk is full ({said}): make room, and run the same command again"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     frames = traceback.extract_tb(error.__traceback__)

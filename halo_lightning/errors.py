@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 
 
@@ -82,9 +83,12 @@ def no_space(error: BaseException | None) -> str | None:
     while error is not None:
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             return str(error)
-        # The libraries that are written in Rust hand on the text alone.
-        if any(f"(os error {number})" in str(error) for number in NO_SPACE):
-            return str(error)
+        # Libraries that are written in Rust, and shutil where it copies a folder, hand on the text alone.
+        for number in NO_SPACE:
+            if f"(os error {number})" in str(error):
+                return str(error)
+            if f"[Errno {number}]" in str(error):
+                return f"[Errno {number}] {os.strerror(number)}"
         error = error.__cause__ or error.__context__
     return None
 

@@ -12,7 +12,7 @@ import socket
 import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -58,12 +58,14 @@ def replaced_folder(folder: str | Path) -> Iterator[Path]:
     target = Path(folder)
     if target.exists() and not target.is_dir():
         raise ConfigError(f"{target}: found a file where a folder is to be written; move it, or name another folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.name:
+        raise ConfigError(f"found {os.fspath(folder)!r} as the name of a folder to write, expected another one")
+    make_folder(target.parent)
     _clear_up_after_the_dead(target)
     partial, old = _beside(target, "partial"), _beside(target, "old")
-    partial.mkdir()
     try:
         with full_disk_is_said(target):
+            partial.mkdir()
             yield partial
             for path in sorted(partial.rglob("*")):
                 flush_to_disk(path)
@@ -79,8 +81,9 @@ def replaced_folder(folder: str | Path) -> Iterator[Path]:
         else:
             os.rename(partial, target)
         flush_to_disk(target.parent)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        _name(target, partial, error)
         raise
 
 
@@ -95,9 +98,12 @@ def replaced_file(file: str | Path) -> Iterator[BinaryIO]:
 
     Raises:
         DiskFullError: There is no room.
+        ConfigError: There is something of this name that is no file: a device would be lost.
     """
     target = Path(file)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists() and (why := why_no_file(target)) is not None:
+        raise ConfigError(f"{target}: {why}, where one is to be written")
+    make_folder(target.parent)
     _clear_up_after_the_dead(target)
     partial = _beside(target, "partial")
     try:
@@ -107,9 +113,31 @@ def replaced_file(file: str | Path) -> Iterator[BinaryIO]:
             os.fsync(stream.fileno())
         os.replace(partial, target)
         flush_to_disk(target.parent)
-    except BaseException:
-        partial.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            partial.unlink()
+        _name(target, partial, error)
         raise
+
+
+def make_folder(folder: str | Path) -> None:
+    """Makes a folder, and those that it is in, where they are not there yet.
+
+    Raises:
+        ConfigError: There is a file of this name, or one where a folder would have to be.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        path = Path(folder)
+        found = next(one for one in (path, *path.parents) if os.path.lexists(one) and not one.is_dir())
+        raise ConfigError(f"{folder}: cannot be a folder, since {found} is none") from error
+
+
+def _name(target: Path, partial: Path, error: BaseException) -> None:
+    """Lets an error of the operating system name what was to be written, not what it is called until then."""
+    if isinstance(error, OSError) and isinstance(error.filename, (str, os.PathLike)):
+        error.filename = os.fspath(error.filename).replace(partial.name, target.name)
 
 
 def replace_link(link: str | Path, target: str) -> None:

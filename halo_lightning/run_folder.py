@@ -15,7 +15,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from halo_lightning.checkpoints import check, newest_good, read_seal
 from halo_lightning.errors import ConfigError
-from halo_lightning.files import clear_up, read_checked_json, write_checked_json
+from halo_lightning.files import clear_up, make_folder, read_checked_json, write_checked_json
 
 LAST = "last"
 """The checkpoint path that stands for the newest whole checkpoint of a run."""
@@ -63,7 +63,7 @@ class RunFolder:
         """
         if rank_zero_only.rank:  # type: ignore[attr-defined]  # the first process of a run speaks for all of them
             return ExitStack()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         lock = FileLock(self.folder / _LOCK)
         try:
             return lock.acquire(timeout=0)

@@ -159,3 +159,40 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
         read_text(tmp_path / "pipe")
     with pytest.raises(FileNotFoundError):
         read_text(tmp_path / "nothing")
+
+
+def write_folder(path: Path) -> None:
+    with replaced_folder(path) as partial:
+        (partial / "x").write_text("1")
+
+
+def write(path: Path) -> None:
+    write_json(path, {})
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link to a device"])
+def test_a_file_takes_the_place_of_nothing_but_a_file(kind: str, tmp_path: Path) -> None:
+    target = tmp_path / "x.json"
+    if kind == "pipe":
+        os.mkfifo(target)
+    elif kind == "folder":
+        target.mkdir()
+    else:
+        target.symlink_to("/dev/null")
+    before = os.lstat(target)
+    with pytest.raises(ConfigError, match=r"x\.json: found a .*, expected a file, where one is to be written"):
+        write(target)
+    assert os.lstat(target).st_ino == before.st_ino
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+@pytest.mark.parametrize("writes", [write, write_folder])
+def test_what_cannot_be_written_is_named(writes: Callable[[Path], None], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file/deep: cannot be a folder, since .*/file is none"):
+        writes(tmp_path / "file" / "deep" / "x")
+    with pytest.raises(ConfigError, match=r"^(\.: found a folder|found '\.' as the name of a folder)"):
+        writes(Path(""))
+    with pytest.raises(OSError, match="File name too long") as error:
+        writes(tmp_path / ("n" * 250))  # the name that it has until it is whole is longer
+    assert error.value.filename == str(tmp_path / ("n" * 250))

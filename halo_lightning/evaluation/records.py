@@ -18,7 +18,14 @@ from filelock import FileLock, Timeout
 
 from halo_lightning import __version__
 from halo_lightning.errors import ConfigError, DataError
-from halo_lightning.files import checksum, read_checked_json, why_no_file, write_checked_json
+from halo_lightning.files import (
+    checksum,
+    full_disk_is_said,
+    make_folder,
+    read_checked_json,
+    why_no_file,
+    write_checked_json,
+)
 from halo_lightning.settings import differences, flat
 
 Record = dict[str, Any]
@@ -192,7 +199,9 @@ def open_records(
         DataError: There is a line in it that is no record.
     """
     file = Path(path)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.exists() and (why := why_no_file(file)) is not None:
+        raise DataError(why, file=str(file))
+    make_folder(file.parent)
     settings = json.loads(json.dumps(settings))
     lock = FileLock(file.with_name(f".{file.name}.lock"))
     try:
@@ -211,10 +220,11 @@ def open_records(
             write_checked_json(
                 settings_file(file), {"halo_lightning": __version__, "settings": settings, "notes": notes or {}}
             )
-        records = Records(file, needs or {})
-        try:
-            yield records
-        finally:
-            records.close()
+        with full_disk_is_said(file):
+            records = Records(file, needs or {})
+            try:
+                yield records
+            finally:
+                records.close()
     finally:
         lock.release()

@@ -42,10 +42,10 @@ def write_report(verdicts: Sequence[Path], folder: Path, title: str, confidence:
     """
     from halo_lightning.evaluation.report import Report
     from halo_lightning.evaluation.report_page import print_report, write_page
-    from halo_lightning.files import write_json
+    from halo_lightning.files import make_folder, write_json
 
     made = Report.of(verdicts, confidence)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     pictures = draw(made, folder)
     write_json(folder / "report.json", made.as_plain_data())
     write_page(made, pictures, folder / "report.html", title=title)

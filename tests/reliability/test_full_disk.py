@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from halo_lightning import cli
+from halo_lightning.configurations import copy_configurations
 from halo_lightning.data.datamodules import UnaryDataModule
 from halo_lightning.errors import DiskFullError
+from halo_lightning.evaluation.records import open_records, read_records
 from halo_lightning.export import write_export
 from halo_lightning.files import write_text
 from halo_lightning.model_folders import read_manifest
@@ -84,3 +89,35 @@ def test_the_cache_of_the_reference(tmp_path: Path) -> None:
         cache.compute(fake(large), STRATEGY, 1, 0)
     assert files_in(tmp_path) == before
     assert np.isfinite(cache.compute(fake(large), STRATEGY, 1, 0)).all()
+
+
+def test_records(tmp_path: Path) -> None:
+    file = tmp_path / "verdicts.jsonl"
+    with open_records(file, {}) as records:
+        records.add([{"key": "a"}])
+
+    def add_many() -> None:
+        with open_records(file, {}) as records:
+            records.add({"key": str(number)} for number in range(1000))
+
+    with files_up_to(10_000), pytest.raises(DiskFullError, match=r"verdicts\.jsonl: the disk is full"):
+        add_many()
+    with open_records(file, {}) as records:  # there is room again, and what was half written is gone
+        assert [record["key"] for record in records.found][:2] == ["a", "0"]
+        records.add([{"key": "z"}])
+    assert read_records(file)[-1] == {"key": "z"}
+
+
+def test_any_other_write_is_said_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_: list[str]) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # with no name of a file, as a stream raises it
+
+    monkeypatch.setattr(cli, "run", full)
+    assert cli.main(["compare"]) == 2
+    assert capsys.readouterr().err == (
+        "error: the disk is full ([Errno 28] No space left on device): make room, and run the same command again\n"
+    )
+    with files_up_to(100), pytest.raises(DiskFullError, match=r"out: the disk is full \(\[Errno 27\] File too large\)"):
+        copy_configurations(str(tmp_path / "out"))

@@ -67,7 +67,7 @@ def fit_value_command(
     from halo_lightning.evaluation.human_values.pictures import draw_fitted_values
     from halo_lightning.evaluation.human_values.shapes import KAHNEMAN_TVERSKY, LOGISTIC
     from halo_lightning.evaluation.human_values.telling_apart import tell_apart
-    from halo_lightning.files import write_json
+    from halo_lightning.files import make_folder, write_json
 
     if simulations < 50:
         raise ConfigError(f"simulations is {simulations}: expected 50 or more, else nothing can be rejected at 5 %")
@@ -95,7 +95,7 @@ def fit_value_command(
     comparison = tell_apart(observations, *shapes, reference_point=reference_point, simulations=simulations, seed=seed)
     print(comparison)
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     draw_fitted_values(fits, observations, str(folder / "value_function.png"))
     write_json(folder / "value_function.json", fits[0].as_config())
     settings = {"feedback": str(feedback), "policy": policy, "reference": reference, "beta": beta}
