@@ -123,9 +123,22 @@ def judge_file(
             problem = judge.judge(todo, keep) if todo else None
     if not read_records(out):
         return problem
-    show(Judged.read(out), judge)
+    judged = Judged.read(out)
+    show(judged, judge)
     print(f"the verdicts are in {out}")
-    return problem
+    return problem or nothing_read(judged)
+
+
+def nothing_read(judged: Judged) -> str | None:
+    """What is wrong where no verdict of a judge could be read; None where some could."""
+    count = len(judged.records)
+    if judged.unparsable() < count:
+        return None
+    last = str(judged.records[-1].get("reply"))[-100:]
+    return (
+        f"none of {count} answers could be read (the last one ends with {last!r}); expected what the judge was asked"
+        " for, JSON with A, B or tie for each criterion. To ask again, delete the file, or choose another judge"
+    )
 
 
 def show(judged: Judged, judge: Judge) -> None:
@@ -137,9 +150,12 @@ def show(judged: Judged, judge: Judge) -> None:
     for criterion in judged.criteria:
         rate = win_rate(judged.outcomes(criterion).values())
         text = f"  {criterion:<9} win rate {rate.rate:.3f} (75 % interval {rate.low:.3f}–{rate.high:.3f}),"
+        if not rate.wins + rate.losses:
+            text = f"  {criterion:<9} nothing was decided:"
         text += f" {rate.wins} wins, {rate.losses} losses, {rate.ties} ties"
         unparsable = judged.unparsable(criterion)
-        print(text + f", {unparsable} unparsable" * bool(unparsable))
+        share = f" ({unparsable / len(judged.records):.0%} of the answers)"
+        print(text + f", {unparsable} unparsable{share}" * bool(unparsable))
     first, decided = judged.position()
     if decided:
         by_chance = f"p = {binomtest(first, decided).pvalue:.2g} if it does not matter"

@@ -526,3 +526,38 @@ def test_a_judge_that_looks_at_the_answers_says_the_same_in_both_orders(
     assert f"{wins} wins, {losses} losses, 0 ties" + f", {unread} unparsable" * bool(unread) in printed
     assert f"the completion shown first wins {wins + losses} of {2 * (wins + losses)} verdicts (p = 1 if" in printed
     assert "0 of 30 prompts have opposite verdicts" in printed
+
+
+@pytest.mark.parametrize(
+    "content",
+    [7, None, ["A"], {"overall": "A"}, '{"overall": 1}', '{"overall": "A", "overall": "B"}', "x" * 100_000],
+    ids=lambda content: str(content)[:20],
+)
+def test_a_judge_none_of_whose_answers_can_be_read(
+    content: Any, generations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "verdicts.jsonl"
+    with serving(lambda handler, before: handler.say(content)) as server:
+        arguments = command(generations, out, server.url)
+        assert main(arguments) == 2
+        assert main(arguments) == 2  # which asks for nothing again
+        assert sum(server.questions.values()) == 30
+    captured = capsys.readouterr()
+    assert (
+        "overall   nothing was decided: 0 wins, 0 losses, 0 ties, 30 unparsable (100% of the answers)" in captured.out
+    )
+    assert "nan" not in captured.out
+    assert f"{out}: none of 30 answers could be read (the last one ends with" in captured.err
+    assert out.stat().st_size < 30 * 25_000
+
+
+def test_some_answers_that_cannot_be_read_are_counted(
+    generations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def behave(handler: Handler, before: int) -> None:
+        handler.say('{"overall": "A"}' if handler.server.state.questions.total() % 3 else b"\xff".decode("latin-1"))
+
+    with serving(behave) as server:
+        one_at_a_time = "--judge.concurrency=1"
+        assert main([*command(generations, tmp_path / "verdicts.jsonl", server.url), one_at_a_time]) == 0
+    assert ", 10 unparsable (33% of the answers)" in capsys.readouterr().out

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from halo_lightning.errors import ConfigError
 from halo_lightning.evaluation.judges.base import Comparison, Judge, Keep, Verdict
 from halo_lightning.evaluation.judges.http import Endpoint, GaveUpError, Refused, Retries
-from halo_lightning.evaluation.judges.wording import QUESTION, parse, question
+from halo_lightning.evaluation.judges.wording import LONGEST, QUESTION, parse, question
 
 OPTIONS = {"temperature": 0, "max_tokens": 200}
 
@@ -161,7 +161,7 @@ class ApiJudge(Judge):
         usage: Any = answer.get("usage")
         usage = usage if isinstance(usage, dict) else {}
         details: dict[str, Any] = {
-            "reply": reply,
+            "reply": None if reply is None else reply[-LONGEST:],
             "finish_reason": endpoint.without_key(str(choice.get("finish_reason"))),
         }
         for name in ("prompt_tokens", "completion_tokens"):
