@@ -36,12 +36,29 @@ def read_scalars(run: str | Path) -> dict[str, list[tuple[int, float]]]:
     files = sorted(Path(run).rglob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime_ns)
     if not files:
         raise ConfigError(f"{run}: there are no TensorBoard files in this folder; a run writes them during fit")
+    for path in files:
+        if path.parent == files[-1].parent and (read := whole_bytes(path)) < (size := path.stat().st_size):
+            print(f"{path}: cut off or damaged after {read:,} of {size:,} bytes; what comes after is left out")
     accumulator = EventAccumulator(str(files[-1].parent), size_guidance={"scalars": 0})
     accumulator.Reload()
     return {
         name: [(event.step, event.value) for event in accumulator.Scalars(name)]
         for name in accumulator.Tags()["scalars"]
     }
+
+
+def whole_bytes(events: Path) -> int:
+    """How many bytes of an event file are whole: TensorBoard reads no further, and says nothing."""
+    from tensorboard.compat.tensorflow_stub.errors import DataLossError, OutOfRangeError
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_New
+
+    reader, whole = PyRecordReader_New(str(events)), 0
+    try:
+        while True:
+            reader.GetNext()
+            whole += len(reader.curr_event) + 16  # its length, and two checksums
+    except (DataLossError, OutOfRangeError):
+        return whole
 
 
 def draw_run(runs: str | list[str], out: str) -> None:
@@ -61,6 +78,10 @@ def draw_run(runs: str | list[str], out: str) -> None:
                 if points := scalars.get(tag):
                     label = f"{Path(run).name}, {'held out' if tag != name else 'training'}"
                     axis.plot(*zip(*points, strict=True), style, color=f"C{number}", markersize=4, label=label)
+    if not any(axis.lines for axis in axes.flat):
+        raise ConfigError(
+            f"{', '.join(runs)}: found no curve in the TensorBoard files, expected one of {', '.join(PANELS)}"
+        )
     for axis, name in zip(axes.flat, PANELS, strict=True):
         axis.set_title(name)
         axis.set_xlabel("step")

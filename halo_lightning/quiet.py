@@ -27,3 +27,4 @@ def quieten() -> None:
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("halo_lightning.data").setLevel(logging.ERROR)  # the report of the run says the same
+    logging.getLogger("halo_lightning.data.cache").setLevel(logging.WARNING)  # but not that a cache is damaged

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.fabric.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from halo_lightning.checkpoints import RUN
-from halo_lightning.files import replaced_file
+from halo_lightning.files import checksum, replaced_file
 
 PATTERN = "*tfevents*"
 
@@ -49,7 +49,10 @@ class ContinuedCurves(L.Callback):
                 if path.name not in noted["files"]:
                     path.unlink()
             for name, size in noted["files"].items():
-                _copy_start(source / Path(name).name, target / Path(name).name, size)
+                file = source / Path(name).name
+                if (found := _start(file, size)) != noted.get("starts", {}).get(name, found):
+                    rank_zero_warn(f"{file}: the curves up to the checkpoint are not what was written: some are lost")
+                _copy_start(file, target / Path(name).name, size)
 
     @rank_zero_only
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -77,12 +80,21 @@ def of_earlier_processes(logger: TensorBoardLogger) -> list[Path]:
 def _written(logger: TensorBoardLogger) -> dict[str, Any]:
     """The event files of a logger, and how many bytes of each are on disk now."""
     logger.experiment.flush()
-    sizes = {}
+    sizes, starts = {}, {}
     for path in sorted(Path(logger.log_dir).glob(PATTERN)):
         with path.open("rb") as stream:
             os.fsync(stream.fileno())
         sizes[path.name] = path.stat().st_size
-    return {"folder": os.path.abspath(logger.log_dir), "files": sizes}
+        starts[path.name] = _start(path, sizes[path.name])
+    return {"folder": os.path.abspath(logger.log_dir), "files": sizes, "starts": starts}
+
+
+def _start(path: Path, size: int) -> str | None:
+    """A checksum of the first bytes of a file; None where it is not there, or shorter."""
+    if not path.is_file() or path.stat().st_size < size:
+        return None
+    with path.open("rb") as stream:
+        return checksum(stream.read(size))
 
 
 def _copy_start(source: Path, target: Path, size: int) -> None:

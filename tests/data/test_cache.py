@@ -27,6 +27,7 @@ from halo_lightning.data.preparation import Preparation
 from halo_lightning.data.sources.bad_rows import BadRows
 from halo_lightning.data.truncation import Limits
 from halo_lightning.errors import DataError
+from halo_lightning.quiet import quieten
 from tests.data.helpers import CHATML, byte_bpe, pairs, thumbs, write_rows
 
 ARRAYS = ("tokens", "offsets", "prompt_lengths", "weights", "desirable", "learned", "origins", "completion_offsets")
@@ -299,6 +300,7 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, file: Path, how: str, cap
     (folder,) = caches_in(tmp_path / "kept")
     damage(folder, how)
     caplog.clear()
+    quieten()  # as every command does, which says this nevertheless
     assert_same(module(UnaryDataModule, name, cache=kept).train_dataset, expected.train_dataset)
     (message,) = [record.message for record in caplog.records if "damaged" in record.message]
     assert str(folder) in message
