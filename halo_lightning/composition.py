@@ -11,6 +11,7 @@ that file is the group, and keys of it may be set as well, which LightningCLI al
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from halo_lightning.files import why_no_file
 
 LARGEST = 2**18
 """Bytes of a configuration at most."""
-MOST_NODES, DEEPEST = 50_000, 60
+MOST_NODES, DEEPEST = 5_000, 60
 """Values in a configuration at most, what aliases repeat counted each time; and how deep they may be nested."""
 
 INCLUDE = "include"
@@ -93,7 +94,7 @@ def _check_size(root: Any, place: str) -> None:
             children: list[Any] = []
             if isinstance(node, yaml.MappingNode):
                 keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-                if twice := next((key for key in keys if keys.count(key) > 1), None):
+                if twice := next((key for key, count in Counter(keys).items() if count > 1), None):
                     line = node.start_mark.line + 1
                     raise ConfigError(f"{place}: found the key {twice!r} twice in what starts in line {line}")
                 children = [child for pair in node.value for child in pair]

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 
 from halo_lightning.attention import attend_within_segments
 from halo_lightning.data.batches import Sequences, pack
-from halo_lightning.errors import ConfigError
+from halo_lightning.errors import ConfigError, first_line
 from halo_lightning.logprobs import token_logps
 
 if TYPE_CHECKING:
@@ -352,7 +352,15 @@ def _try_out(model: PreTrainedModel, packed: bool, device: torch.device) -> Ways
     vocabulary, was_training = vocabulary_of(model), model.training
     model.eval()
     try:
-        alone = [_alone(model, ids.to(device)) for ids in _trial(vocabulary).rows]
+        try:
+            alone = [_alone(model, ids.to(device)) for ids in _trial(vocabulary).rows]
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ConfigError(
+                f"the model {model.name_or_path!r} cannot be run over a few tokens ({first_line(error)}): does its"
+                " config.json go with it?"
+            ) from error
         reason = _why_not_packed(model, [states for states, _ in alone], device) if packed else "it was asked not to"
         states, logits = alone[0]
         head = logits is None or _close(Head(model)(states), logits, 1.0)

@@ -33,11 +33,14 @@ LARGEST_SIZE = 2**31
 """Of whatever a `config.json` has the size of."""
 _SIZES = re.compile(
     r"(vocab|hidden|intermediate|embedding)_size|d_(model|ff|kv)|(ffn|head)_dim|n_(embd|head|inner|positions)"
-    r"|max_position_embeddings|(\w*_)?(layers?|heads|experts)"
+    r"|max_position_embeddings|num_labels|sliding_window|(\w*_)?(layers?|heads|experts)"
 )
 _COUNTS = re.compile(r"(\w*_)?(layers?|experts)")
 HARMLESS_COUNT = 1000
 """So many layers or experts take no time to build without memory; more than that there have to be tensors for."""
+
+MOST_LABELS = 2**16
+"""Of a classifier; transformers makes a name for each as soon as it reads a configuration."""
 
 QUANTIZED = "quantization_config"
 """The key of a `config.json` that says that weights are not stored as the numbers that they are."""
@@ -69,6 +72,7 @@ def check_files(folder: Path) -> None:
         outside = sorted(name for name in _named_by(file) if Path(name).name != name)
         if outside:
             raise ConfigError(f"{file}: found {outside[0]!r}, expected names of files in the same folder")
+    check_config(_settings(folder), str(folder / "config.json"), len(stored_shapes(folder)))
     if (folder / "adapter_config.json").exists():
         raise ConfigError(
             f"{folder}: this is an adapter of peft, which names another model; expected a model. Merge it into its"
@@ -193,12 +197,8 @@ def check_sizes(folder: Path, kind: Any, *, on_cpu: bool = True) -> None:
             weights are no floating-point numbers.
     """
     stored = stored_shapes(folder)
-    try:
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return  # transformers says what is wrong with it
-    check_config(settings, str(folder / "config.json"), len(stored))
-    if not stored or not isinstance(settings, dict):
+    check_config(_settings(folder), str(folder / "config.json"), len(stored))
+    if not stored:
         return
     try:
         model = _without_memory(folder, kind)
@@ -224,13 +224,20 @@ def check_sizes(folder: Path, kind: Any, *, on_cpu: bool = True) -> None:
         raise ConfigError(f"{folder}: this model takes {taken / 2**30:,.0f} GiB, and there are {memory / 2**30:,.0f}")
 
 
+def _settings(folder: Path) -> Any:
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None  # transformers says what is wrong with it
+
+
 def check_config(settings: Any, name: str, tensors: int) -> None:
     """Refuses a configuration of a model with a size that cannot be.
 
     Args:
         settings: The configuration.
         name: What messages call it.
-        tensors: How many tensors its weights have; 0 where that is not known.
+        tensors: How many tensors its weights have, as far as that is known.
 
     Raises:
         ConfigError: There is such a size, or the weights are quantised.
@@ -317,6 +324,7 @@ def _expected(key: str, value: Any, tensors: int) -> str | None:
         return "a number"
     if not _SIZES.fullmatch(key):
         return None
-    most = max(tensors, HARMLESS_COUNT) if tensors and _COUNTS.fullmatch(key) else LARGEST_SIZE
+    most = max(tensors, HARMLESS_COUNT) if _COUNTS.fullmatch(key) else LARGEST_SIZE
+    most = MOST_LABELS if key == "num_labels" else most
     fine = 0 <= value <= most and value == int(value)
     return None if fine else f"a whole number from 0 to {most:,}"

@@ -57,7 +57,14 @@ class Range:
             ConfigError: It is.
         """
         if value not in self:
-            raise ConfigError(f"{name} is {str(value)[:100]}: expected {self}")
+            raise ConfigError(f"{name} is {excerpt_of(value)}: expected {self}")
+
+
+def excerpt_of(value: Any) -> str:
+    """A value, as messages show it; Python refuses to write down very large numbers."""
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"a number of {value.bit_length()} bits"
+    return str(value)[:100]
 
 
 POSITIVE = Range(low=0, open_low=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from halo_lightning.errors import ConfigError
-from halo_lightning.ranges import NOT_NEGATIVE, POSITIVE, Range
+from halo_lightning.ranges import NOT_NEGATIVE, POSITIVE, Range, excerpt_of
 
 LARGEST_NUMBER = 2**62
 """Of whatever a setting counts; libraries stumble over larger ones, each in another way."""
@@ -48,7 +48,7 @@ def check_settings(settings: Any) -> None:
     """
     for key, value in flat(settings.as_dict()).items():
         if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
-            raise ConfigError(f"{key} is {str(value)[:40]}…: expected a number up to {LARGEST_NUMBER:,}")
+            raise ConfigError(f"{key} is {excerpt_of(value)}: expected a number up to {LARGEST_NUMBER:,}")
     for key, numbers in TRAINER.items():
         value = settings.get(f"trainer.{key}")
         value = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 99 else value

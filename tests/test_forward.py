@@ -12,6 +12,7 @@ from packaging import version
 
 from halo_lightning.attention import fits_kernel
 from halo_lightning.data.batches import Sequences, pack
+from halo_lightning.errors import ConfigError
 from halo_lightning.forward import (
     checkpoint_activations,
     last_block,
@@ -313,3 +314,10 @@ def test_on_a_gpu(name: str, dtype: torch.dtype) -> None:
     torch.testing.assert_close(logps.cpu(), expected, rtol=tolerance, atol=tolerance)
     logps.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_a_model_that_cannot_be_run_is_said() -> None:
+    model = tiny_llama()
+    model.model.layers[0].self_attn.q_proj = torch.nn.Linear(32, 31)
+    with pytest.raises(ConfigError, match=r"cannot be run over a few tokens \(.*\): does its config.json go with it"):
+        ways_of(model)

@@ -46,6 +46,8 @@ def change(file: Path, **values: Any) -> None:
         ({"num_hidden_layers": 200}, "it makes a model of .* numbers, and there are"),
         ({"num_hidden_layers": float("nan")}, "key 'num_hidden_layers': found nan"),
         ({"rms_norm_eps": float("nan")}, "key 'rms_norm_eps': found nan, expected a number"),
+        ({"num_labels": 10**9}, "key 'num_labels': found 1000000000, expected .* to 65,536"),
+        ({"sliding_window": -1}, "key 'sliding_window': found -1"),
         ({"num_hidden_layers": "two"}, "could not be loaded"),
         ({"vocab_size": [1, 2]}, "could not be loaded"),
         ({"num_attention_heads": 0}, "could not be loaded"),

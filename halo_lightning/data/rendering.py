@@ -222,7 +222,13 @@ def finish_batch(tokenizer: Any, rendered: Rendered, tokenized: list[Any]) -> li
     texts = zip(rendered.texts, rendered.boundaries, strict=True)
     split = split_fast(tokenizer, texts, tokenized) if tokenizer.is_fast else split_slow(tokenizer, texts)
     eos = tokenizer.eos_token_id  # looked up once: it takes as long as all the rest of this
-    return [_finish(ids, places, eos, rendered.all_turns) for ids, places in split]
+    finished = []
+    for position, (ids, places) in enumerate(split):
+        one = _finish(ids, places, eos, rendered.all_turns) if ids else None
+        if one is None or (rendered.boundaries[position][0] and not one.prompt_ids):
+            raise RenderingError(_no_token(tokenizer), position)
+        finished.append(one)
+    return finished
 
 
 def encode_prompts(
@@ -245,7 +251,14 @@ def encode_prompts(
     offered = _template_arguments(len(prompts), tools, template_options)
     texts = _render_all(tokenizer, prompts, range(len(prompts)), offered, generation=True)
     encoded: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    for position, tokens in enumerate(encoded):
+        if not tokens:
+            raise RenderingError(_no_token(tokenizer), position)
     return encoded
+
+
+def _no_token(tokenizer: Any) -> str:
+    return f"the tokenizer {_name(tokenizer)} makes no token of a text: expected one that can read it"
 
 
 def generation_tail(tokenizer: Any) -> int:

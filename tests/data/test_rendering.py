@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +17,12 @@ from halo_lightning.data.rendering import (
     RenderingError,
     encode,
     encode_batch,
+    encode_prompts,
     generation_tail,
     prepare_tokenizer,
 )
 from halo_lightning.errors import ConfigError, DataError
+from halo_lightning.pretrained import load_tokenizer, resolve_path
 from tests.data.chat import tokenizer_of
 from tests.data.helpers import CHATML, byte_bpe, chatml
 
@@ -307,3 +313,27 @@ def test_what_every_prompt_ends_with() -> None:
     tail = encode(tokenizer, HI, "Yes").prompt_ids[-generation_tail(tokenizer) :]
     assert tokenizer.decode(tail) == "<|im_end|>\n<|im_start|>assistant\n"
     assert generation_tail(prepare_tokenizer(byte_bpe(template="{{ 1 // 0 }}"))) == 0
+
+
+def nothing(settings: dict[str, Any]) -> None:
+    """The special token that is in the place of the text is none, so that nothing is left of it."""
+    single = [{"SpecialToken": {"id": "none", "type_id": 0}}]
+    settings["post_processor"] = {"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": {}}
+
+
+def one_for_all(settings: dict[str, Any]) -> None:
+    """Every token is that of the end, of which one is kept."""
+    settings["model"]["vocab"] = dict.fromkeys(settings["model"]["vocab"], 5)
+
+
+@pytest.mark.parametrize(("change", "of_prompts"), [(nothing, True), (nothing, False), (one_for_all, False)])
+def test_a_tokenizer_that_makes_no_tokens(
+    change: Callable[[dict[str, Any]], None], of_prompts: bool, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(resolve_path("embedded:small"), tmp_path / "model")
+    settings = json.loads((folder / "tokenizer.json").read_text())
+    change(settings)
+    (folder / "tokenizer.json").write_text(json.dumps(settings))
+    tokenizer = load_tokenizer(str(folder))
+    with pytest.raises(DataError, match="makes no token of a text"):
+        encode_prompts(tokenizer, [HI]) if of_prompts else encode(tokenizer, HI, "Yes")
