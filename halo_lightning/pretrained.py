@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
 from halo_lightning.errors import ConfigError, first_line, is_panic, no_space
@@ -107,8 +108,7 @@ def load_model(
     shapes_alone = torch.get_default_device().type == "meta"
     check_model(path, model_class(task), on_cpu=not shapes_alone and "device_map" not in loading)
     verbosity = logging.get_verbosity()
-    if task == "reward":
-        logging.set_verbosity_error()  # that the new head is not in the file is no news
+    logging.set_verbosity_error()  # what is not in the file, or not in the model, is said below, in a line
     load = _load_shapes if shapes_alone else _load_weights
     try:
         model = load(model_class(task), path, dtype, attn_implementation=attention, **options)
@@ -136,6 +136,9 @@ def _load_weights(kind: Any, path: str, dtype: DType, **options: Any) -> PreTrai
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ConfigError(f"its files have no {missing[0]}{more}, which would be random numbers")
+    if (unknown := sorted(found["unexpected_keys"])) and "num_labels" not in options:
+        more = f" and {len(unknown) - 1:,} more" if len(unknown) > 1 else ""
+        rank_zero_warn(f"{path}: its files have {unknown[0][:80]}{more}, which a {type(model).__name__} has not")
     check_finite(model)
     return model
 

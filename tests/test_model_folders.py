@@ -276,3 +276,11 @@ def test_a_model_of_two_dtypes_and_of_several_files_is_looked_at(folder: Path) -
     change(folder / "config.json", vocab_size=2**20)
     with pytest.raises(ConfigError, match="does not go with the weights"):
         load_model(str(folder))
+
+
+def test_tensors_that_a_model_has_not_are_said_in_a_line(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    more = {f"extra.{number}": torch.zeros(1) for number in range(2000)}
+    save_file({**load_file(folder / "model.safetensors"), **more}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.warns(UserWarning, match=r"its files have extra\.0 and 1,999 more, which a LlamaForCausalLM has not"):
+        load_model(str(folder))
+    assert len(capfd.readouterr().err) < 1000

@@ -58,6 +58,10 @@ BOS_PREFIX = "{{- bos_token -}}"
 """Stands in front of the default template for a tokenizer that begins its texts with a special token."""
 
 
+LONGEST_TEXT = 2**22
+"""Characters of a conversation at most, a million tokens or so: a tokenizer takes 300 bytes for each, all at once."""
+
+
 class Encoded(NamedTuple):
     """Tokens of a prompt and of its completion, the end-of-sequence token included.
 
@@ -205,6 +209,7 @@ def render_batch(
         stripped = text.rstrip()  # white space after the end-of-sequence token would come after the end
         texts.append(stripped if stripped.endswith(eos) else text)
         boundaries.append(marks)
+    _check_lengths(texts)
     return Rendered(texts, boundaries, all_turns)
 
 
@@ -250,11 +255,20 @@ def encode_prompts(
     """
     offered = _template_arguments(len(prompts), tools, template_options)
     texts = _render_all(tokenizer, prompts, range(len(prompts)), offered, generation=True)
+    _check_lengths(texts)
     encoded: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
     for position, tokens in enumerate(encoded):
         if not tokens:
             raise RenderingError(_no_token(tokenizer), position)
     return encoded
+
+
+def _check_lengths(texts: Sequence[str]) -> None:
+    for position, text in enumerate(texts):
+        if len(text) > LONGEST_TEXT:
+            raise RenderingError(
+                f"found a conversation of {len(text):,} characters, expected {LONGEST_TEXT:,} at most", position
+            )
 
 
 def _no_token(tokenizer: Any) -> str:

@@ -181,9 +181,16 @@ def sample_tokens(
 
 
 def end_tokens(generation_config: Any, tokenizer: Any) -> set[int]:
-    """The tokens that end a completion: the tokenizer's, and those of a model's generation configuration."""
+    """The tokens that end a completion: the tokenizer's, and those of a model's generation configuration.
+
+    Raises:
+        ConfigError: Those are no token ids.
+    """
     own = getattr(generation_config, "eos_token_id", None)
-    return {tokenizer.eos_token_id, *([own] if isinstance(own, int) else own or [])}
+    listed = own if isinstance(own, list) else [] if own is None else [own]
+    if not all(isinstance(token, int) for token in listed):
+        raise ConfigError(f"generation_config.json, key 'eos_token_id': found {str(own)[:60]}, expected token ids")
+    return {tokenizer.eos_token_id, *listed}
 
 
 def _up_to_end(tokens: list[int], ends: set[int]) -> list[int]:

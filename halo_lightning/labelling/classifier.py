@@ -93,9 +93,12 @@ def longest(config: Any, tokenizer: Any) -> int:
 
 def _load(path: str) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging
 
     folder = resolve_path(path)
     check_model(folder, AutoModelForSequenceClassification)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what is not in the file is said below, in a line
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(
             folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, output_loading_info=True
@@ -103,6 +106,8 @@ def _load(path: str) -> tuple[Any, Any]:
         check_finite(model)
     except Exception as error:  # a folder of somebody else's can make libraries fail in any way
         raise ConfigError(f"the classifier {path!r} could not be loaded: {first_line(error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
     if info["missing_keys"]:
         raise ConfigError(
             f"{path}: this is no sequence classifier ({sorted(info['missing_keys'])[0]} is not among its weights);"

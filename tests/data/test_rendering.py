@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from transformers import ByT5Tokenizer
 
+from halo_lightning.data import rendering
 from halo_lightning.data.rendering import (
     DEFAULT_CHAT_TEMPLATE,
     RenderingError,
@@ -337,3 +338,11 @@ def test_a_tokenizer_that_makes_no_tokens(
     tokenizer = load_tokenizer(str(folder))
     with pytest.raises(DataError, match="makes no token of a text"):
         encode_prompts(tokenizer, [HI]) if of_prompts else encode(tokenizer, HI, "Yes")
+
+
+def test_a_conversation_that_would_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "LONGEST_TEXT", 100)
+    tokenizer = prepare_tokenizer(byte_bpe())
+    for encoded in (lambda: encode(tokenizer, HI, "x" * 100), lambda: encode_prompts(tokenizer, [user("x" * 100)])):
+        with pytest.raises(DataError, match=r"found a conversation of 1\d\d characters, expected 100 at most"):
+            encoded()

@@ -12,7 +12,7 @@ import torch
 from scipy.stats import chisquare, kstest
 
 from halo_lightning.errors import ConfigError
-from halo_lightning.evaluation.sampling import Sampling, StreamSampling, sample_tokens, stream_key, uniforms
+from halo_lightning.evaluation.sampling import Sampling, StreamSampling, end_tokens, sample_tokens, stream_key, uniforms
 from tests.conftest import tiny_llama
 
 CPU = torch.device("cpu")
@@ -177,3 +177,9 @@ def test_the_most_likely_tokens(model) -> None:
 def test_settings_that_cannot_work(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Sampling(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("own", ["x", ["x"], [[1]], 1.5, {"a": 1}], ids=str)
+def test_ends_that_are_no_tokens(own: object) -> None:
+    with pytest.raises(ConfigError, match=r"key 'eos_token_id': found .*, expected token ids"):
+        end_tokens(SimpleNamespace(eos_token_id=own), TOKENIZER)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 
 from halo_lightning.errors import DataError
 
-MAX_LINE_BYTES = 64 * 2**20
+MAX_LINE_BYTES = 8 * 2**20
 """A longer line is taken for a file that is not text at all: memory stays bounded."""
 
 MOST_BLANK = 2**20
