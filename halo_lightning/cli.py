@@ -10,6 +10,7 @@ import inspect
 import itertools
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -85,6 +86,9 @@ FUNCTIONS = {
 }
 
 LONGEST_MESSAGE = 2500
+
+_PEER_ENDED = re.compile("(closed|reset) by (remote )?peer|remote process exited")
+"""What gloo and NCCL say to a process that waits for one that has ended."""
 
 USAGE = """\
 usage: {program} COMMAND [options]
@@ -255,6 +259,8 @@ def _users_error(error: BaseException) -> str | None:
 def _one_screen(error: BaseException) -> str:
     """An error that is not the user's: what it says, and where it was raised."""
     message = str(error)
+    if isinstance(error, RuntimeError) and _PEER_ENDED.search(message):
+        return "error: another process of this run has ended; what it says is the reason"
     if len(message) > 2000:
         message = message[:2000] + " …"
     frames = traceback.extract_tb(error.__traceback__)

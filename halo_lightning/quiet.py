@@ -13,6 +13,7 @@ IGNORED = (
     "treespec",
     "is_gradient_checkpointing",  # peft asks for it by its old name
     "IProgress not found",  # in a notebook without ipywidgets
+    "torch.distributed.nn.functional.all_gather is deprecated",  # Lightning asks for it by its old name
     "Total length of `list` across ranks is zero",  # no validation, which is said elsewhere
 )
 

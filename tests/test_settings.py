@@ -45,6 +45,17 @@ def test_an_error_that_is_not_the_users_is_short(
     assert second.endswith("--debug shows the whole traceback)")
 
 
+def test_a_process_that_another_one_left_says_no_more_than_that(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: list[str]) -> int:
+        raise RuntimeError("[pair.cc:553] Connection closed by peer [127.0.0.1]:18132. GLHF!")
+
+    monkeypatch.setattr("halo_lightning.cli.run", fail)
+    assert main(["fit"]) == 1
+    assert capsys.readouterr().err == "error: another process of this run has ended; what it says is the reason\n"
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
