@@ -72,7 +72,7 @@ def check_files(folder: Path) -> None:
         outside = sorted(name for name in _named_by(file) if Path(name).name != name)
         if outside:
             raise ConfigError(f"{file}: found {outside[0]!r}, expected names of files in the same folder")
-    check_config(_settings(folder), str(folder / "config.json"), len(stored_shapes(folder)))
+    check_config_file(folder, len(stored_shapes(folder)))
     if (folder / "adapter_config.json").exists():
         raise ConfigError(
             f"{folder}: this is an adapter of peft, which names another model; expected a model. Merge it into its"
@@ -197,7 +197,7 @@ def check_sizes(folder: Path, kind: Any, *, on_cpu: bool = True) -> None:
             weights are no floating-point numbers.
     """
     stored = stored_shapes(folder)
-    check_config(_settings(folder), str(folder / "config.json"), len(stored))
+    check_config_file(folder, len(stored))
     if not stored:
         return
     try:
@@ -224,11 +224,22 @@ def check_sizes(folder: Path, kind: Any, *, on_cpu: bool = True) -> None:
         raise ConfigError(f"{folder}: this model takes {taken / 2**30:,.0f} GiB, and there are {memory / 2**30:,.0f}")
 
 
-def _settings(folder: Path) -> Any:
+def check_config_file(path: Path, tensors: int = 0) -> None:
+    """Refuses the `config.json` of a folder, or a file of this kind, as `check_config` does its content.
+
+    One that cannot be read is left to transformers, which says what is wrong with it.
+
+    Raises:
+        ConfigError: There is a size that cannot be, or the weights are quantised.
+    """
+    file = path / "config.json" if path.is_dir() else path
+    if (why := why_no_file(file)) is not None:
+        raise ConfigError(f"{file}: {why}")
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        settings = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return None  # transformers says what is wrong with it
+        return
+    check_config(settings, str(file), tensors)
 
 
 def check_config(settings: Any, name: str, tensors: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import AutoConfig, GenerationConfig
 
-from halo_lightning.errors import ConfigError
+from halo_lightning.errors import ConfigError, first_line
 from halo_lightning.evaluation.generate_command import Backend, DType
 from halo_lightning.evaluation.generation import (
     Generation,
@@ -41,8 +41,8 @@ def default_limit(policy: str) -> int:
 def _config_of(policy: str) -> Any:
     try:
         return AutoConfig.from_pretrained(resolve_path(policy), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"the model {policy!r} could not be loaded: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a folder of somebody else's can make libraries fail in any way
+        raise ConfigError(f"the model {policy!r} could not be loaded: {first_line(error)}") from error
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import nn
 from halo_lightning.adapters import LoRA, add_adapter
 from halo_lightning.errors import ConfigError, first_line
 from halo_lightning.forward import Checkpointing, Ways, blocks_of, checkpoint_activations, plain, ways_of
+from halo_lightning.model_folders import check_config_file
 from halo_lightning.pretrained import Task, model_class, resolve_path, switch_dropout_off
 
 if TYPE_CHECKING:
@@ -76,9 +77,11 @@ def model_config(policy: str, file: str | None = None) -> PretrainedConfig:
     if file is None and known is not None:
         return AutoConfig.for_model(**known)
     path = os.fspath(Path(file).expanduser()) if file is not None else resolve_path(policy)
+    if file is not None:
+        check_config_file(Path(path))
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a file of somebody else's can make libraries fail in any way
         first = first_line(error)
         if file is not None:
             raise ConfigError(f"--model_config {file}: this is not the config.json of a model: {first}") from error

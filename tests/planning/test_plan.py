@@ -13,8 +13,9 @@ from packaging import version
 
 from halo_lightning import modules
 from halo_lightning.cli import main
+from halo_lightning.errors import ConfigError
 from halo_lightning.planning.gpus import GPUS
-from halo_lightning.planning.shapes import shape_of
+from halo_lightning.planning.shapes import model_config, shape_of
 from halo_lightning.planning.steps import Numbers, trace_step
 from halo_lightning.planning.workload import Assumed
 from tests.conftest import REPOSITORY
@@ -173,3 +174,20 @@ def test_measured_memory_is_as_planned() -> None:
     case = Case(hidden=320, layers=6, heads=5, vocabulary=20_000, method="SFT", batch=6, tokens=150, family="gpt_neox")
     planned_bytes, _ = estimate(case, "cpu")
     assert planned_bytes == pytest.approx(measure(case, "cpu"), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"model_type": "llama", "num_labels": 1000000000}', "key 'num_labels': found 1000000000"),
+        ('{"model_type": "llama", "num_hidden_layers": 1000000000}', "key 'num_hidden_layers': found 1000000000"),
+        ('{"a":' * 50_000, "this is not the config.json of a model: maximum recursion depth"),
+        ('{"model_type": ["x"]}', "this is not the config.json of a model: unhashable"),
+        ('{"model_type": "llama", "hidden_size": "a"}', "this is not the config.json of a model: Validation error"),
+    ],
+    ids=["labels", "layers", "nested", "no type", "no size"],
+)
+def test_a_configuration_of_a_stranger(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        model_config("nobody/nothing", str(tmp_path / "config.json"))
