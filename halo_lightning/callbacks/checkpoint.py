@@ -165,6 +165,13 @@ class RunCheckpoint(ModelCheckpoint):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Finishes what a killed run had begun when it saved the checkpoint that this one goes on from."""
+        self._finish_saving(trainer)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The same, for a run that had no step left: weights in several processes are restored after it has started."""
+        self._finish_saving(trainer)
+
+    def _finish_saving(self, trainer: L.Trainer) -> None:
         newest = self._last_checkpoint_saved
         if self.save_last == "link" and newest and _same(trainer.ckpt_path, newest):
             self.last_model_path = os.path.join(os.path.dirname(newest), f"{self.CHECKPOINT_NAME_LAST}.ckpt")
@@ -239,6 +246,7 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """From here on SIGTERM is a request, under SLURM as well, where Lightning would do nothing about it."""
         super().on_train_start(trainer, pl_module)
+        self._finish_saving(trainer)
         if threading.current_thread() is threading.main_thread():
             self.told_to_end = False
             self._previous_handler = signal.signal(signal.SIGTERM, self._on_sigterm)

@@ -24,14 +24,6 @@ class ContinuedCurves(L.Callback):
     run that goes on elsewhere (another folder, or a new TensorBoard version) gets a copy of the curves up to there.
     """
 
-    @rank_zero_only
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Removes what a run had logged before its first checkpoint, where it starts from the beginning again."""
-        if trainer.ckpt_path is None:
-            for logger in _loggers(trainer):
-                for path in of_earlier_processes(logger):
-                    path.unlink()
-
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Brings what was logged to disk, and notes how much that is."""
         if trainer.is_global_zero:
@@ -56,7 +48,15 @@ class ContinuedCurves(L.Callback):
 
     @rank_zero_only
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Tells a TensorBoard that is looking on to forget the points that come again."""
+        """Tells a TensorBoard that is looking on to forget the points that come again.
+
+        Where a run starts from the beginning again, what it had logged before its first checkpoint is removed. Where
+        weights are spread over processes, it is not known before this hook whether a run goes on.
+        """
+        if trainer.ckpt_path is None:
+            for logger in _loggers(trainer):
+                for path in of_earlier_processes(logger):
+                    path.unlink()
         if not trainer.global_step:
             return
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog

@@ -45,13 +45,13 @@ class RunReport(L.Callback):
         self._began = time.perf_counter()
         if isinstance(pl_module, HaloModule):
             say(f"{type(pl_module).__name__} on {pl_module.policy_path}", header(trainer, pl_module))
-            if trainer.ckpt_path is None:  # a run that goes on has it in its curves
-                log_data(trainer)
 
     @rank_zero_only
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Where the reference's log-probabilities came from, and where a run goes on."""
         self._printed_at = self._started_at = trainer.global_step
+        if trainer.ckpt_path is None and isinstance(pl_module, HaloModule):  # one that goes on has it in its curves
+            log_data(trainer)
         rows: Rows = []
         if note := getattr(pl_module, "reference_note", ""):
             rows.append(("reference", note.removeprefix("reference: ").replace(os.path.expanduser("~"), "~")))
