@@ -19,7 +19,9 @@ from halo_lightning import DPO, IPO, KTO, PairedDataModule, UnaryDataModule
 from halo_lightning.data.batching import TokenizedDataset, TokenizedDatasetBuilder
 from halo_lightning.data.rendering import Encoded
 from halo_lightning.errors import ConfigError
+from halo_lightning.modules.reference_pass import precision_of
 from halo_lightning.reference import ReferenceCache, weights_fingerprint
+from halo_lightning.strategies import FSDP2
 from halo_lightning.world import BASE_MODEL, rows
 from tests.conftest import one_by_one, tiny_llama
 
@@ -369,3 +371,14 @@ def test_fingerprint_of_weights(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="no weights"):
         weights_fingerprint(str(tmp_path / "empty"))
+
+
+def test_a_cache_under_mixed_precision_is_of_one_way_to_compute() -> None:
+    """Strategies that spread weights round them first: 0.03 nats a completion, which no reference may be off by."""
+
+    def precision(strategy: Any, asked: Any) -> str:
+        return precision_of(L.Trainer(accelerator="cpu", devices=1, strategy=strategy, precision=asked, logger=False))
+
+    assert precision("auto", "bf16-mixed") == "bf16-mixed"
+    assert precision(FSDP2(), "bf16-mixed") == "bf16-mixed with rounded weights"
+    assert precision(FSDP2(), "32-true") == precision("auto", "32-true") == "32-true"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer import Trainer
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -47,12 +48,23 @@ def reference_caches(module: HaloModule) -> list[ReferenceCache]:
     settings = {
         "weights": _fingerprint(module.reference_path or module.policy_path, module.trainer),
         "dtype": module.dtype_of_weights,
-        "precision": str(module.trainer.precision),
+        "precision": precision_of(module.trainer),
     }
     if module.lora is not None and module.lora.quantize and module.reference_path in (None, module.policy_path):
         settings["quantize"] = module.lora.quantize  # the reference is the quantised policy
     folder = cache_folder("reference", module.reference_cache)
     return [ReferenceCache(folder, dataset, settings) for dataset in data.datasets]
+
+
+def precision_of(trainer: Trainer) -> str:
+    """The Trainer's precision, and, where it is mixed, whether weights are rounded before anything is computed.
+
+    Strategies that spread weights send them in half precision, so that norms and embeddings are rounded, too; with
+    autocast these compute in float32.
+    """
+    precision = str(trainer.precision)
+    rounded = isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy))
+    return f"{precision} with rounded weights" if rounded and precision.endswith("-mixed") else precision
 
 
 def _fingerprint(path: str, trainer: Trainer) -> str:
