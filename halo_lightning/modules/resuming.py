@@ -47,9 +47,11 @@ def restore_metrics(metrics: MetricCollection, states: dict[str, dict[str, Any]]
         assert isinstance(metric, Metric)
         if here and name in states:
             for key, value in states[name].items():
-                # A state that is a list comes out of several processes as one tensor.
-                listed = isinstance(metric._defaults[key], list) and isinstance(value, Tensor)
-                setattr(metric, key, _copied([value] if listed else value, metric.device))
+                # A state that is a list comes out of several processes as one tensor; an empty one has lost its type,
+                # and would change that of what is added to it in this process alone.
+                if isinstance(metric._defaults[key], list) and isinstance(value, Tensor):
+                    value = [value] if len(value) else []
+                setattr(metric, key, _copied(value, metric.device))
 
 
 def _copied(value: Any, device: Any = "cpu") -> Any:
