@@ -10,13 +10,10 @@ from halo_lightning.data.sources.config import Source
 from halo_lightning.data.sources.content import Content
 from halo_lightning.data.sources.embedded import EMBEDDED, embedded_rows
 from halo_lightning.data.sources.files import TABLES, find_files, kind_of
-from halo_lightning.data.sources.rows import Row
+from halo_lightning.data.sources.rows import Row, check_repeats
 from halo_lightning.data.sources.tables import HUB, arrow_rows, hub_rows, is_saved_dataset, parquet_rows, saved_rows
 from halo_lightning.data.sources.text import csv_rows, json_array, json_lines
 from halo_lightning.errors import ConfigError, DataError
-
-MOST_ROWS_ANYWAY = 2**20
-"""So many rows are read however small a file is: with more rows than bytes it repeats itself, perhaps for days."""
 
 
 def read_rows(source: str | Source, bad: BadRows | None = None) -> Iterator[Row]:
@@ -83,11 +80,7 @@ def _rows_of_file(path: Path, name: str, bad: BadRows) -> Iterator[Row]:
 def _no_more_rows_than_bytes(rows: Iterator[Row], path: Path, name: str) -> Iterator[Row]:
     size = path.stat().st_size
     for number, row in enumerate(rows, start=1):
-        if number > max(size, MOST_ROWS_ANYWAY):
-            raise DataError(
-                f"found more than {number - 1:,} rows in {size:,} bytes, which are the same rows again and again",
-                file=name,
-            )
+        check_repeats(number, size, name)
         yield row
 
 

@@ -12,6 +12,27 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
 
 Kind = Literal["json", "text", "table"]
 
+MOST_ROWS_ANYWAY = 2**20
+"""So many rows are read however small a file is: with more rows than bytes it repeats itself, perhaps for days."""
+
+
+def check_repeats(rows: int, size: int, name: str) -> None:
+    """Refuses a file that has more rows than bytes.
+
+    Args:
+        rows: How many of them it has, as far as that is known.
+        size: Its bytes.
+        name: What messages call it.
+
+    Raises:
+        DataError: It is such a file.
+    """
+    most = max(size, MOST_ROWS_ANYWAY)
+    if rows > most:
+        raise DataError(
+            f"found more than {most:,} rows in {size:,} bytes, which are the same rows again and again", file=name
+        )
+
 
 class Row(NamedTuple):
     """One object of a source.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from halo_lightning.data.sources.bad_rows import BadRows
-from halo_lightning.data.sources.rows import Row, excerpt
+from halo_lightning.data.sources.rows import Row, check_repeats, excerpt
 from halo_lightning.errors import ConfigError, DataError, RowNumber, first_line
 from halo_lightning.hub import check_hub
 from halo_lightning.memory import at_most
@@ -32,6 +32,7 @@ def parquet_rows(path: Path, name: str, bad: BadRows) -> Iterator[Row]:
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(path) as file:
+            check_repeats(file.metadata.num_rows, path.stat().st_size, name)
             yield from file.iter_batches(batch_size=_BATCH)
 
     return _arrow_rows(batches, name, "Parquet", bad, path.stat().st_size)
@@ -68,6 +69,8 @@ def _arrow_rows(
                 batch = next(waiting, None)
             if batch is None:
                 return
+            if size:
+                check_repeats(batch.num_rows, size, name)
             if len(set(batch.schema.names)) < len(batch.schema.names):
                 raise DataError(
                     f"found the columns {', '.join(batch.schema.names)}, expected each name once", file=name

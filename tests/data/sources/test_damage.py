@@ -16,7 +16,7 @@ import pytest
 
 from halo_lightning.data.feedback import Feedback
 from halo_lightning.data.reading import read_feedback
-from halo_lightning.data.sources import BadRows, Label, Source, opening, tables
+from halo_lightning.data.sources import BadRows, Label, Source, read_rows, rows, tables
 from halo_lightning.data.sources.content import MOST_BLANK
 from halo_lightning.errors import DataError
 
@@ -204,8 +204,20 @@ def test_a_small_table_that_holds_gigabytes(
     assert len(read(tmp_path / name)) == 512
 
 
+def test_a_table_of_a_billion_rows_in_a_kilobyte_is_not_read(tmp_path: Path) -> None:
+    """Before the rows, which would take minutes until there were too many of them."""
+    columns = {"prompt": "Hi", "completion": "Yes", "label": True}
+    ends = pa.array([10**9], pa.int32())
+    arrays = [pa.RunEndEncodedArray.from_arrays(ends, pa.array([value])) for value in columns.values()]
+    batch = pa.record_batch(arrays, names=list(columns))
+    with pa.ipc.new_file(str(tmp_path / "rows.arrow"), batch.schema) as writer:
+        writer.write_batch(batch)
+    with pytest.raises(DataError, match="the same rows again and again"):
+        next(read_rows(str(tmp_path / "rows.arrow")))
+
+
 def test_more_rows_than_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "MOST_ROWS_ANYWAY", 100)
+    monkeypatch.setattr(rows, "MOST_ROWS_ANYWAY", 100)
     (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(f"{GOOD}\n".encode() * 5000))
     with pytest.raises(
         DataError, match=r"found more than .* rows in .* bytes, which are the same rows again and again"
