@@ -217,16 +217,24 @@ def _dated(folder: Path) -> Iterator[tuple[int, float, Path, str | None]]:
     for path in sorted(folder.glob("*.ckpt")):
         if path.is_symlink() or path.name.startswith("."):
             continue
-        step, run = _UNKNOWN, None
-        try:
-            if (seal := read_seal(path)) is not None:
-                step, run = seal.step, seal.run or None
-            elif path.is_file() and _broken_zip(path) is None:
-                content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-                step, run = int(content["global_step"]), content.get(RUN, {}).get("id")
-        except Exception:  # what is wrong with it is said where it would be taken
-            step = _UNKNOWN
+        step, run = step_and_run(path)
         yield step, path.stat().st_mtime, path, run
+
+
+def step_and_run(checkpoint: Path) -> tuple[int, str | None]:
+    """Number of optimizer steps, and which run it is of, as its manifest says, or the file itself where it has none.
+
+    What cannot be read has more steps than any other, and no run: what is wrong is said where it would be taken.
+    """
+    try:
+        if (seal := read_seal(checkpoint)) is not None:
+            return seal.step, seal.run or None
+        if checkpoint.is_file() and _broken_zip(checkpoint) is None:
+            content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+            return int(content["global_step"]), content.get(RUN, {}).get("id")
+    except Exception:  # of pickle, zip, torch: whatever a file can be made to cause
+        return _UNKNOWN, None
+    return _UNKNOWN, None
 
 
 def instead(checkpoint: Path) -> str:

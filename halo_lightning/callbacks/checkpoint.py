@@ -15,8 +15,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from halo_lightning.checkpoints import RUN, read_seal, remove_seal, seal_folder
-from halo_lightning.errors import ConfigError
+from halo_lightning.checkpoints import RUN, remove_seal, seal_folder, step_and_run
 from halo_lightning.files import replace_link
 
 
@@ -182,7 +181,7 @@ class RunCheckpoint(ModelCheckpoint):
         self._written = [*(path for path in self._written if path != filepath), filepath]
         before = [path for path in self._unplanned_before if path != filepath]
         self._unplanned_before = [*before, filepath] if filepath == self._unplanned else before
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and os.path.isdir(filepath):  # a file keeps it until the new one is there
             remove_seal(Path(filepath))
         self._being_saved = filepath
         super()._save_checkpoint(trainer, filepath)
@@ -202,11 +201,8 @@ class RunCheckpoint(ModelCheckpoint):
     def file_exists(self, filepath: Any, trainer: L.Trainer) -> bool:
         """Whether there is a checkpoint of this name that is to stay: none of this very run, and no link."""
         path = Path(filepath)
-        try:
-            seal = read_seal(path)
-        except ConfigError:
-            seal = None
-        ours = path.is_symlink() or (bool(self.run) and seal is not None and seal.run == self.run)
+        # One without a manifest may be ours as well: of a process that was killed between the two.
+        ours = path.is_symlink() or (bool(self.run) and step_and_run(path)[1] == self.run)
         return not trainer.strategy.broadcast(ours) and super().file_exists(filepath, trainer)
 
     # --- state -----------------------------------------------------------------------------------------------------

@@ -113,6 +113,17 @@ def test_one_without_manifest_is_taken_as_it_is_if_its_checksums_agree(tmp_path:
     assert newest_good(tmp_path, "two") == (None, {}, 2)
 
 
+def test_what_a_run_writes_anew_is_its_own_also_without_a_manifest(tmp_path: Path) -> None:
+    """Else it would get another name, `-v1`, beside one that nobody removes."""
+    path = save(tmp_path / "new.ckpt", 2)
+    drop_manifest(path)
+    trainer, callback = L.Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path), RunCheckpoint()
+    callback.run = "one"
+    assert not callback.file_exists(path, trainer)
+    callback.run = "two"
+    assert callback.file_exists(path, trainer)
+
+
 def test_the_newest_is_the_one_of_the_most_steps_of_this_run(tmp_path: Path) -> None:
     for name, step, run in (("b", 5, "one"), ("a", 7, "one"), ("c", 9, "two")):
         save(tmp_path / f"{name}.ckpt", step, run)
