@@ -66,6 +66,15 @@ class ContinuedCurves(L.Callback):
             event = Event(session_log=SessionLog(status=SessionLog.START), step=step)
             logger.experiment.file_writer.add_event(event)
 
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Takes back a step that Lightning counts where it goes on with no batch done.
+
+        It does so where a validation was due when the checkpoint was made, and there is nothing to validate on.
+        """
+        loop = trainer.fit_loop.epoch_loop
+        if loop._batches_that_stepped == trainer.global_step + 1:
+            loop._batches_that_stepped = trainer.global_step
+
 
 def _loggers(trainer: L.Trainer) -> list[TensorBoardLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]

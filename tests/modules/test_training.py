@@ -10,6 +10,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from halo_lightning import (
     DPO,
@@ -21,7 +22,9 @@ from halo_lightning import (
     SFTDataModule,
     UnaryDataModule,
 )
+from halo_lightning.callbacks import ContinuedCurves, RunCheckpoint
 from halo_lightning.errors import ConfigError
+from halo_lightning.figures import read_scalars
 from halo_lightning.modules import RewardModel
 from halo_lightning.pretrained import load_tokenizer, resolve_path
 from halo_lightning.values import KahnemanTversky
@@ -283,6 +286,21 @@ def test_a_run_of_so_many_steps_goes_on_from_the_end_of_an_epoch(pairs: str, tmp
     assert (resumed.current_epoch, resumed.global_step) == (whole.current_epoch, whole.global_step) == (2, 7)
     for one, two in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert (one == two).all()
+
+
+def test_a_run_without_validation_goes_on_where_one_was_due(pairs: str, tmp_path: Path) -> None:
+    """Lightning counts a step there with no batch done, so that all later points would be one step late."""
+
+    def steps(checkpoint: Path | None) -> list[int]:
+        data = PairedDataModule(pairs, batch_size=8, max_length=128, max_prompt_length=64, validation_fraction=0)
+        saved = RunCheckpoint(dirpath=tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=2)
+        logger = TensorBoardLogger(tmp_path, version=0 if checkpoint is None else 1)
+        options = {"max_steps": 8, "val_check_interval": 2, "log_every_n_steps": 2, "logger": logger}
+        fitted = trainer(tmp_path, callbacks=[saved, ContinuedCurves()], **options)
+        fitted.fit(DPO("embedded:small"), datamodule=data, ckpt_path=checkpoint)
+        return [step for step, _ in read_scalars(logger.log_dir)["loss"]]
+
+    assert steps(None) == steps(tmp_path / "step=4.ckpt") == [1, 3, 5, 7]
 
 
 def test_a_fused_optimizer_goes_with_clipping_under_mixed_precision(pairs: str, tmp_path: Path) -> None:
