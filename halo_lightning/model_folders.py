@@ -124,6 +124,26 @@ def check_vocabulary(vocabulary: dict[str, int], name: str) -> None:
         )
 
 
+def check_vocabulary_file(folder: Path, name: str) -> None:
+    """The same, of the tokenizer in a folder before it is loaded: some libraries make such a table while they load it.
+
+    Args:
+        folder: Of the tokenizer.
+        name: Of the tokenizer, for messages.
+
+    Raises:
+        ConfigError: It is such a tokenizer.
+    """
+    try:
+        content = json.loads((folder / "tokenizer.json").read_bytes())
+        known = content["model"]["vocab"]
+        added = {str(token["content"]): int(token["id"]) for token in content["added_tokens"]}
+        vocabulary = {**added, **{token: int(number) for token, number in known.items()}}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return  # it is of another form, or damaged, which is said where it is loaded
+    check_vocabulary(vocabulary, name)
+
+
 # --- exports of ours -------------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from halo_lightning.model_folders import (
     check_normalizer,
     check_not_quantized,
     check_vocabulary,
+    check_vocabulary_file,
     read_manifest,
 )
 
@@ -205,6 +206,7 @@ def load_plain_tokenizer(path_or_id: str) -> Any:
 
     bound_templates()
     path = resolve_path(path_or_id)
+    check_vocabulary_file(Path(path), path_or_id)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         normalizer = tokenizer.backend_tokenizer.normalizer if tokenizer.is_fast else None

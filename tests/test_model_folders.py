@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 import torch
+from packaging import version
 from safetensors.torch import load_file, save_file
 
 from halo_lightning.errors import ConfigError
@@ -129,6 +131,8 @@ def change_weights(folder: Path, change: Callable[[torch.Tensor], torch.Tensor])
     [(torch.int8, "I8"), (torch.float8_e4m3fn, "F8_E4M3"), (torch.bool, "BOOL"), (torch.complex64, "C64")],
 )
 def test_weights_of_another_type_are_refused(dtype: torch.dtype, name: str, folder: Path) -> None:
+    if name == "C64" and version.parse(safetensors.__version__) < version.parse("0.6"):
+        pytest.skip("this version of safetensors writes no complex numbers")
     change_weights(folder, lambda tensor: tensor.to(dtype))
     with pytest.raises(ConfigError, match=rf"model\.safetensors: found .*weight of type {name}, expected one of F64"):
         load_model(str(folder))
