@@ -298,7 +298,7 @@ def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Tensor]]:
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
         for name in value._fields:
             yield from _flat(f"{prefix}.{name}".lstrip("."), getattr(value, name))
-    elif isinstance(value, tuple):
+    elif isinstance(value, (tuple, list)):  # what was a tuple is a list in a batch that a loader pinned for a GPU
         yield prefix, torch.tensor(value)
 
 

@@ -36,14 +36,6 @@ class Segments(NamedTuple):
     key_bounds: Tensor
     order: Tensor | None
 
-    def pin_memory(self) -> Segments:
-        """The same with tensors that a GPU can fetch by itself; torch's loader, left alone, makes lists of tuples."""
-        return self._replace(
-            query_bounds=self.query_bounds.pin_memory(),
-            key_bounds=self.key_bounds.pin_memory(),
-            order=None if self.order is None else self.order.pin_memory(),
-        )
-
 
 class Sequences(NamedTuple):
     """R prompts with a completion each, in one flat row of T tokens.

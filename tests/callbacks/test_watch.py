@@ -14,11 +14,13 @@ import lightning as L
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from halo_lightning import DPO, KTO, PairedDataModule, UnaryDataModule
 from halo_lightning.callbacks import WatchNumbers
 from halo_lightning.callbacks.warning_signs import EXPLODED_KL, FALLEN_NATS, LEAKED_EXAMPLES, SIGNS, History
-from halo_lightning.callbacks.watch import MOST_SKIPPED
+from halo_lightning.callbacks.watch import MOST_SKIPPED, save_batches
+from halo_lightning.data.batches import SFTBatch, pack
 from halo_lightning.errors import ConfigError, NotFiniteError
 from halo_lightning.world import rows
 from tests.conftest import REPOSITORY
@@ -248,3 +250,16 @@ def test_all_processes_skip_and_count_the_same(in_two_processes: Path) -> None:
     assert f"), with {one['place']}. The batch is saved in" in told
     assert one["finite"]
     assert other["finite"]
+
+
+def test_a_batch_that_was_pinned_for_a_gpu_is_saved_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch's loader pins it, which makes lists of tuples."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *device: tensor)
+    sequences = pack([[1, 2], [1, 2], [3]], [[4, 5], [6], [7]])
+    batch = SFTBatch(sequences, torch.ones(3), torch.arange(3))
+    names = []
+    for number, one in enumerate((batch, pin_memory(batch))):
+        save_batches(tmp_path / str(number), [one], {})
+        names.append(load_file(tmp_path / str(number) / "batch-0.safetensors").keys())
+    assert names[0] == names[1]
+    assert "sequences.segments.query_lengths" in names[1]

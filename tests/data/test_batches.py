@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data._utils.pin_memory import pin_memory
 
-from halo_lightning.data.batches import Sequences, UnaryBatch, pack
+from halo_lightning.data.batches import Sequences, pack
 
 
 def packed(prompts: list[list[int]], completions: list[list[int]], **options: object) -> Sequences:
@@ -95,20 +93,3 @@ def test_unpacking_gives_back_what_was_packed(rows: list[tuple[list[int], list[i
     before = [token for p, c in rows for token in [*p, *c][len(p) - 1 : -1]]
     assert sequences.input_ids[sequences.predictors].tolist() == before
     assert sequences.targets.tolist() == [token for _, c in rows for token in c]
-
-
-def test_pinning_keeps_what_a_batch_is_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As torch's loader pins batches where there is a GPU."""
-    pinned: list[int] = []
-
-    def pin(tensor: torch.Tensor) -> torch.Tensor:
-        pinned.append(id(tensor))
-        return tensor
-
-    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
-    sequences = pack([[1, 2], [1, 2], [3]], [[4, 5], [6], [7]])
-    batch = UnaryBatch(sequences, torch.tensor([True, False, True]), torch.ones(3), torch.arange(3))
-    found = pin_memory(batch)
-    assert found.sequences.segments == sequences.segments
-    assert type(found.sequences.segments.query_lengths) is tuple
-    assert len(pinned) == len({*pinned}) == 3 + 7 + 3

@@ -335,9 +335,14 @@ def test_a_tokenizer_that_makes_no_tokens(
     settings = json.loads((folder / "tokenizer.json").read_text())
     change(settings)
     (folder / "tokenizer.json").write_text(json.dumps(settings))
-    tokenizer = load_tokenizer(str(folder))
-    with pytest.raises(DataError, match="makes no token of a text"):
+
+    def encoded() -> None:
+        tokenizer = load_tokenizer(str(folder))
         encode_prompts(tokenizer, [HI]) if of_prompts else encode(tokenizer, HI, "Yes")
+
+    # Older libraries refuse to load what has every token twice.
+    with pytest.raises((DataError, ConfigError), match=r"makes no token of a text|out of vocabulary"):
+        encoded()
 
 
 def test_a_conversation_that_would_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
